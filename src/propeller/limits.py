@@ -1,0 +1,113 @@
+"""Every bound in the system, by name, with its unit and its reason. Units come last in the name.
+
+A limit here is a default unless the name says `_max`; a `_max` is never exceeded whatever is configured.
+"""
+
+# Names
+ID_CHARS_MAX = 63
+"""Length of an id: fits a DNS label, a file name and one MQTT topic level."""
+
+# HTTP
+HTTP_BODY_BYTES_MAX = 100 * 1024 * 1024
+"""Largest request body on any route, as the original allows (100 MiB)."""
+HTTP_JSON_OFFLOAD_BYTES = 1024 * 1024
+"""Bodies over this are decoded in a worker thread, so that no loop stalls for 50 ms."""
+HTTP_TIMEOUT_S = 30.0
+"""One request to another role, connection included."""
+HTTP_KEEPALIVE_S = 60
+"""Idle connections are closed after this."""
+LIST_PAGE_DEFAULT = 100
+LIST_PAGE_MAX = 100
+"""Rows of one page of `GET /tasks` and the other lists."""
+JSON_DEPTH_MAX = 64
+"""Nesting of any JSON we accept: far above every real message, far below the parser's stack."""
+
+# MQTT
+MQTT_MESSAGE_BYTES_MAX = 1024 * 1024
+"""Largest message we send or accept: what the original's broker allows (1 MiB)."""
+MQTT_KEEPALIVE_S = 30
+MQTT_RECONNECT_BASE_S = 0.2
+MQTT_RECONNECT_MAX_S = 15.0
+"""Full-jitter backoff: uniform in [0, min(max, base * 2**n)]."""
+MQTT_INBOX_MESSAGES_MAX = 20_000
+"""Undecoded messages a role holds; beyond it the oldest heartbeat-like ones are dropped and counted."""
+
+# Liveness
+HEARTBEAT_S = 10.0
+"""Default interval between a proplet's heartbeats."""
+HEARTBEATS_MISSED_MAX = 3
+"""A proplet is alive if its last heartbeat is within this many intervals."""
+
+# Tasks
+TASK_NAME_CHARS_MAX = 256
+TASK_FILE_BYTES_MAX = 100 * 1024 * 1024
+TASK_METADATA_BYTES_MAX = 1024 * 1024
+TASK_ENV_BYTES_MAX = 256 * 1024
+"""All names and values of a task's environment; large things travel as blobs."""
+TASK_INPUTS_MAX = 1024
+TASK_RESULT_BYTES_MAX = 512 * 1024
+"""A result stored with a run; a longer stdout is cut by the guest's output limit first."""
+RUN_WAIT_S = 600.0
+"""How long an accepted run waits for a proplet before it fails."""
+RUN_DISPATCH_S = 60.0
+"""How long a start may stay unacknowledged by a proplet that is alive before the attempt counts as lost."""
+DISPATCH_RETRY_S = 2.0
+"""A start that was not accepted is sent again after this; each further pause doubles, to 30 s."""
+DISPATCH_RETRY_S_MAX = 30.0
+ATTEMPT_GRACE_S = 15.0
+"""Added to a task's wall limit before the manager gives up on a running attempt's report."""
+ATTEMPT_LOST_S = 30.0
+"""How long a proplet may be gone before its running attempt counts as lost (standard tasks)."""
+STOP_GRACE_S = 10.0
+"""How long a stop may stay unanswered before the run is closed without the proplet's word."""
+ATTEMPTS_MAX = 3
+"""Attempts of one run (the first and its replacements)."""
+
+# Guests
+GUEST_WALL_S = 300.0
+GUEST_WALL_S_MAX = 86_400.0
+GUEST_CPU_S = 300.0
+GUEST_MEMORY_BYTES = 256 * 1024 * 1024
+GUEST_MEMORY_BYTES_MAX = 4 * 1024 * 1024 * 1024
+GUEST_STACK_BYTES = 1024 * 1024
+GUEST_TABLE_ELEMENTS = 1_000_000
+GUEST_INSTANCES = 8
+GUEST_STDOUT_BYTES = 1024 * 1024
+GUEST_STDERR_BYTES = 256 * 1024
+GUEST_MODULE_BYTES_MAX = 100 * 1024 * 1024
+GUEST_COMPILE_S = 60.0
+"""Compilation of one module; a compile bomb is stopped with the worker."""
+WORKER_IDLE_S = 30.0
+"""An idle worker process is retired after this."""
+WORKER_SLACK_S = 0.25
+"""A guest that ignores its soft deadline is killed at most this long after it."""
+
+# Federated learning
+ROUND_TIMEOUT_S = 60.0
+ROUND_TIMEOUT_S_MAX = 30 * 86_400.0
+ROUNDS_MAX = 10_000
+PARTICIPANTS_MAX = 10_000
+UPDATE_BYTES_MAX = 100 * 1024 * 1024
+UPDATE_SAMPLES_MAX = 1_000_000_000
+"""One participant's weight: larger is a mistake or an attack."""
+UPDATE_ABS_MAX = 1e12
+"""Largest absolute value of one parameter of an update; keeps every weighted sum finite."""
+UPDATE_NORM_MAX = 1e15
+"""L2 norm of an update over all its tensors."""
+UPDATE_METRICS_MAX = 64
+"""Scalar metrics of one update."""
+TENSORS_MAX = 10_000
+TENSOR_NAME_CHARS_MAX = 128
+TENSOR_DIMS_MAX = 8
+UPDATE_RETRY_S = 1.0
+UPDATE_RETRY_S_MAX = 15.0
+
+# Images
+OCI_MANIFEST_BYTES_MAX = 4 * 1024 * 1024
+"""What the distribution specification asks a registry to accept."""
+
+# Storage
+BLOB_INLINE_BYTES_MAX = 64 * 1024
+"""Content up to this lives in its database row; larger content is a file of the blob store."""
+EVENT_LOOP_LAG_S_MAX = 0.050
+"""No call may hold an event loop longer."""

@@ -1,0 +1,228 @@
+"""The seams of the system: what the rooms of decisions ask of the world, as small Protocols.
+
+Every port has a real adapter and an in-memory twin that passes the same contract suite; shells take ports
+as arguments, and only an `app.py` or `roles/` chooses adapters. Nothing here imports an adapter.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from propeller import limits
+
+# --- time ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One moment on both clocks: `mono_s` for deadlines (monotonic seconds), `wall_s` for people (Unix)."""
+
+    mono_s: float
+    wall_s: float
+
+
+class Clock(Protocol):
+    """Reads time. Sleeping is `asyncio.sleep`: a simulated world drives the loop's own clock."""
+
+    def now(self) -> Instant:
+        """The present moment; `mono_s` agrees with the running loop's `time()`."""
+        ...
+
+
+# --- messages --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One MQTT message. `topic` is a concrete topic without wildcards."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusSession:
+    """What a role wants of its connection: subscriptions made anew after every reconnect, and a last will."""
+
+    subscriptions: tuple[str, ...]
+    will: Message | None = None
+
+
+class Bus(Protocol):
+    """A publish-subscribe connection that heals itself. Delivery is at most once: acknowledge above it."""
+
+    async def run(
+        self,
+        session: BusSession,
+        on_message: Callable[[Message], Awaitable[None]],
+        on_connect: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Stay connected until cancelled, calling `on_message` one message at a time, in arrival order.
+
+        `on_connect` runs after each (re)connection once the subscriptions stand. Raises only `Denied`
+        (bad credentials, at the first connect) and programming errors; outages are waited out with
+        full-jitter backoff.
+        """
+        ...
+
+    async def publish(self, message: Message) -> bool:
+        """Hand a message to the connection. False if there is none now: the caller's own retry decides."""
+        ...
+
+
+# --- requests --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer, whole in memory. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Http(Protocol):
+    """An HTTP client."""
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        timeout_s: float = limits.HTTP_TIMEOUT_S,
+        limit_bytes: int = limits.HTTP_BODY_BYTES_MAX,
+    ) -> Response:
+        """One request, no redirects, no retries. Any status is an answer.
+
+        Raises `PeerUnavailable` when there is no answer, `TooLarge` when it exceeds `limit_bytes`.
+        """
+        ...
+
+
+# --- content ---------------------------------------------------------------------------------------------
+
+
+class Blobs(Protocol):
+    """Content-addressed storage. A digest is 64 lower-case hex digits of SHA-256."""
+
+    async def put(self, content: bytes) -> str:
+        """Store durably (file and directory fsynced) and return the digest; storing twice is one copy."""
+        ...
+
+    async def get(self, digest: str) -> bytes:
+        """The content, verified; raises `NotFound`, or `StorageBroken` if the disk lies."""
+        ...
+
+    async def has(self, digest: str) -> bool:
+        """Whether `get` would find it."""
+        ...
+
+    async def delete(self, digest: str) -> None:
+        """Forget it; absent is fine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageModule:
+    """A Wasm module taken from an image: which bytes ran is `digest` (sha256 hex of `content`)."""
+
+    reference: str
+    manifest_digest: str
+    digest: str
+    content: bytes
+
+
+class Images(Protocol):
+    """Fetches Wasm modules from OCI registries and plain URLs."""
+
+    async def fetch(self, reference: str) -> ImageModule:
+        """Resolve and fetch.
+
+        Raises `BadInput` (reference), `NotFound`, `Denied`, `PeerUnavailable` (retryable), `TooLarge`,
+        `PeerRefused` (an image without a Wasm layer, a digest that does not match).
+        """
+        ...
+
+
+# --- guests ----------------------------------------------------------------------------------------------
+
+FailureKind = Literal[
+    "invalid_module", "trap", "exit", "cpu", "timeout", "memory", "stack", "output", "denied", "stopped"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestLimits:
+    """What one run of a guest may use; every field is enforced."""
+
+    wall_s: float = limits.GUEST_WALL_S
+    cpu_s: float = limits.GUEST_CPU_S
+    memory_bytes: int = limits.GUEST_MEMORY_BYTES
+    stack_bytes: int = limits.GUEST_STACK_BYTES
+    table_elements: int = limits.GUEST_TABLE_ELEMENTS
+    instances: int = limits.GUEST_INSTANCES
+    stdout_bytes: int = limits.GUEST_STDOUT_BYTES
+    stderr_bytes: int = limits.GUEST_STDERR_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestJob:
+    """One run of a module. `name` picks an export only if the module has it; else `_start` runs.
+
+    `host_strings` are what the host functions `get_proplet_id`, `get_model_data`, `get_dataset_data` answer,
+    keyed `proplet_id`, `model_data`, `dataset_data`; `env` is the guest's environment and what `get_env`
+    answers; `files` is a host directory preopened as `/fl`.
+    """
+
+    module: bytes
+    digest: str
+    name: str = ""
+    args: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    host_strings: Mapping[str, str] = field(default_factory=dict)
+    files: Path | None = None
+    limits: GuestLimits = field(default_factory=GuestLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestDone:
+    """The guest ended well. `value` is the export's first result as text, if an export with one ran."""
+
+    stdout: str
+    stderr: str
+    value: str | None = None
+    result: bytes | None = None
+    """What the guest passed to `put_result`, if it called it."""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestFailed:
+    """The guest did not end well; `kind` is one of the typed failures, `message` says what and where."""
+
+    kind: FailureKind
+    message: str
+    stdout: str = ""
+    stderr: str = ""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+class Runtime(Protocol):
+    """Runs guests in sandboxes with limits. Failures of a guest are values, never exceptions."""
+
+    async def run(self, job: GuestJob) -> GuestDone | GuestFailed:
+        """Run to the end. Cancelling the call kills the guest within `limits.WORKER_SLACK_S`."""
+        ...
+
+    async def close(self) -> None:
+        """End every worker process."""
+        ...

@@ -1,0 +1,1 @@
+"""Topics and messages: what travels between roles, typed, versioned, and nothing else."""

@@ -1,0 +1,39 @@
+"""JSON in and out: total and bounded. Decoding yields a typed message or `DecodeError`, nothing else."""
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from propeller import limits
+from propeller.errors import DecodeError, TooLarge
+
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=256)
+def _decoder(kind: Any) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(kind)
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(value: object) -> bytes:
+    """Compact JSON of a message or of plain data; floats round-trip exactly."""
+    return _encoder.encode(value)
+
+
+def decode(kind: type[T], data: bytes, *, what: str, limit_bytes: int = limits.MQTT_MESSAGE_BYTES_MAX) -> T:
+    """A `kind` read from JSON `data`; unknown fields are ignored. `what` names the data in the error.
+
+    Raises `TooLarge` over `limit_bytes`, else `DecodeError` for anything that is not a `kind`.
+    """
+    if len(data) > limit_bytes:
+        raise TooLarge(f"{what} is {len(data)} bytes; the limit is {limit_bytes}")
+    try:
+        return _decoder(kind).decode(data)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError(f"{what} is not valid: {error}") from error
+    except RecursionError as error:
+        raise DecodeError(f"{what} is nested too deeply (over {limits.JSON_DEPTH_MAX} levels)") from error
