@@ -1,1 +1,1 @@
-"""Pure orchestration: no I/O, no clock, no randomness, no logging; standard library, errors and limits only."""
+"""Pure orchestration: no I/O, no clock, no randomness, no logging. It decides; the shells do."""

@@ -1,7 +1,8 @@
 """JSON in and out: total and bounded. Decoding yields a typed message or `DecodeError`, nothing else."""
 
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -12,8 +13,8 @@ T = TypeVar("T")
 
 
 @lru_cache(maxsize=256)
-def _decoder(kind: Any) -> "msgspec.json.Decoder[Any]":
-    return msgspec.json.Decoder(kind)
+def _decoder(kind: Hashable) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(cast("Any", kind))
 
 
 _encoder = msgspec.json.Encoder()
@@ -32,7 +33,7 @@ def decode(kind: type[T], data: bytes, *, what: str, limit_bytes: int = limits.M
     if len(data) > limit_bytes:
         raise TooLarge(f"{what} is {len(data)} bytes; the limit is {limit_bytes}")
     try:
-        return _decoder(kind).decode(data)  # type: ignore[no-any-return]
+        return cast("T", _decoder(cast("Hashable", kind)).decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"{what} is not valid: {error}") from error
     except RecursionError as error:

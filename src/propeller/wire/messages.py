@@ -20,7 +20,7 @@ class Wire(Struct, frozen=True, kw_only=True, omit_defaults=True):
 # --- proplet → manager -----------------------------------------------------------------------------------
 
 
-class PropletMetadata(Wire):
+class PropletMetadata(Wire, frozen=True):
     """What a proplet says of itself. Empty means unknown."""
 
     description: str | None = None
@@ -36,7 +36,7 @@ class PropletMetadata(Wire):
     wasm_runtime: str | None = None
 
 
-class Create(Wire):
+class Create(Wire, frozen=True):
     """Announcement on the shared `create` topic. `protocol` 2 asks for a welcome on the directed lane."""
 
     proplet_id: str
@@ -46,7 +46,7 @@ class Create(Wire):
     slots: int = 1
 
 
-class AttemptKey(Wire):
+class AttemptKey(Wire, frozen=True):
     """Names one attempt of one run of one task; the domain key of every protocol-2 event."""
 
     task_id: str
@@ -54,13 +54,13 @@ class AttemptKey(Wire):
     attempt: NonNegative
 
 
-class HeldAttempt(AttemptKey):
+class HeldAttempt(AttemptKey, frozen=True):
     """One line of a heartbeat's inventory."""
 
     state: Literal["accepted", "running", "finished"]
 
 
-class Alive(Wire):
+class Alive(Wire, frozen=True):
     """Heartbeat, and last will (`status` "offline"). `attempts` is the full inventory (protocol 2)."""
 
     proplet_id: str | None = None
@@ -71,7 +71,7 @@ class Alive(Wire):
     """Random per process start: tells a restarted proplet from a reconnected one."""
 
 
-class Usage(Wire):
+class Usage(Wire, frozen=True):
     """What a guest used, measured by the host."""
 
     wall_s: float = 0.0
@@ -79,13 +79,13 @@ class Usage(Wire):
     memory_bytes: int = 0
 
 
-class AttemptEvent(AttemptKey):
+class AttemptEvent(AttemptKey, frozen=True):
     """Directed `events/{id}`: an attempt was accepted (it is in the spool) or its guest started."""
 
     kind: Literal["accepted", "started"]
 
 
-class AttemptFinished(AttemptKey):
+class AttemptFinished(AttemptKey, frozen=True):
     """Directed `results/{id}`: an attempt ended. Repeated until acknowledged.
 
     `error` empty means success. `failure` is the typed kind (`ports.FailureKind`, or `image`, `data`,
@@ -100,7 +100,7 @@ class AttemptFinished(AttemptKey):
     usage: Usage = Usage()
 
 
-class LegacyResult(Wire):
+class LegacyResult(Wire, frozen=True):
     """Shared `results`: the original's; at most one live attempt of a task is on the legacy lane."""
 
     task_id: str
@@ -112,26 +112,26 @@ class LegacyResult(Wire):
 # --- manager → proplet -----------------------------------------------------------------------------------
 
 
-class Welcome(Wire):
+class Welcome(Wire, frozen=True):
     """Answer to a protocol-2 announcement; from here on the proplet speaks directed topics."""
 
     protocol: int = 2
     heartbeat_s: float = 10.0
 
 
-class AckItem(AttemptKey):
+class AckItem(AttemptKey, frozen=True):
     """One acknowledged event; the proplet forgets it."""
 
     kind: Literal["accepted", "started", "finished"]
 
 
-class Ack(Wire):
+class Ack(Wire, frozen=True):
     """Application acknowledgement: the named events are stored for good (or will never matter)."""
 
     events: list[AckItem]
 
 
-class ModuleRef(Wire):
+class ModuleRef(Wire, frozen=True):
     """Where a protocol-2 proplet gets an inline module: content hash, size, and the manager's URL."""
 
     sha256: str
@@ -139,7 +139,7 @@ class ModuleRef(Wire):
     bytes: NonNegative = 0
 
 
-class TaskLimits(Wire):
+class TaskLimits(Wire, frozen=True):
     """A task's own limits; absent ones are the proplet's defaults."""
 
     wall_s: float | None = None
@@ -156,13 +156,13 @@ class Start(Struct, frozen=True, kw_only=True):
     state: int = 0
     image_url: str | msgspec.UnsetType = msgspec.UNSET
     file: str | msgspec.UnsetType = msgspec.UNSET
-    inputs: list[str] | None | msgspec.UnsetType = msgspec.UNSET
+    inputs: list[str] | msgspec.UnsetType | None = msgspec.UNSET
     cli_args: list[str] | None = None
     broadcast: bool = False
     daemon: bool = False
     latent: bool = False
     encrypted: bool = False
-    env: dict[str, str] | None | msgspec.UnsetType = msgspec.UNSET
+    env: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
     proplet_id: str | msgspec.UnsetType = msgspec.UNSET
 
     run: int | msgspec.UnsetType = msgspec.UNSET
@@ -191,7 +191,7 @@ class Stop(Struct, frozen=True, kw_only=True):
 # --- federated rounds ------------------------------------------------------------------------------------
 
 
-class RoundStart(Wire):
+class RoundStart(Wire, frozen=True):
     """`B/fl/rounds/start`: launch one round. Extra fields over the original's default when absent."""
 
     round_id: str
@@ -204,7 +204,7 @@ class RoundStart(Wire):
     experiment_id: str = ""
 
 
-class RoundLaunched(Wire):
+class RoundLaunched(Wire, frozen=True):
     """The manager has the round's tasks on disk."""
 
     round_id: str
@@ -213,7 +213,7 @@ class RoundLaunched(Wire):
     """Why the round can never be launched (an unknown participant, say); empty if it was."""
 
 
-class RoundComplete(Wire):
+class RoundComplete(Wire, frozen=True):
     """A round's end, well or not; repeated until the manager says `closed`."""
 
     round_id: str
@@ -226,7 +226,7 @@ class RoundComplete(Wire):
     completed_at: str = ""
 
 
-class RoundClosed(Wire):
+class RoundClosed(Wire, frozen=True):
     """The manager stopped what was left of the round."""
 
     round_id: str
@@ -243,7 +243,7 @@ class RoundNext(Struct, frozen=True, kw_only=True):
     next_round_available: bool = True
 
 
-class Verdict(Wire):
+class Verdict(Wire, frozen=True):
     """The coordinator's answer to an update that came by MQTT; `status` mirrors the HTTP status."""
 
     round_id: str

@@ -1,0 +1,202 @@
+"""What can happen to runs and proplets, and what the engine may ask to be done about it. Frozen data only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from propeller.core.proplet import Proplet
+from propeller.core.run import Lane, Run
+from propeller.core.task import Task
+
+# --- events ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRequested:
+    """A user, a round or a schedule starts a task. `number` is one more than its latest run's."""
+
+    task: Task
+    number: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested:
+    """The live run of a task is to end; without one it is a no-op. `reason` is shown as its end."""
+
+    task_id: str
+    reason: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """A `create` on the shared topic: `protocol` is what its sender claims to speak."""
+
+    proplet_id: str
+    protocol: int
+    name: str
+    """What to call it if it is new."""
+    namespace: str = "default"
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    slots: int = 1
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """One attempt that a proplet says it holds."""
+
+    task_id: str
+    run: int
+    attempt: int
+    state: Literal["accepted", "running", "finished"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A heartbeat. `inventory` is everything the proplet holds (directed lane), None on the legacy lane."""
+
+    proplet_id: str
+    lane: Lane
+    name: str
+    """What to call it if it is new."""
+    inventory: tuple[Held, ...] | None = None
+    boot: str = ""
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """A farewell or a last will: offline at once."""
+
+    proplet_id: str
+    lane: Lane
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """Directed word of one attempt. `sender` is proven by the topic."""
+
+    kind: Literal["accepted", "started", "finished"]
+    sender: str
+    task_id: str
+    run: int
+    attempt: int
+    error: str = ""
+    failure: str = ""
+    results: bytes = b"null"
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegacyReport:
+    """A result on the shared topic: from nobody in particular, for a task's live legacy attempt."""
+
+    task_id: str
+    proplet_id: str | None
+    error: str
+    results: bytes
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """A user deletes a proplet from the list."""
+
+    proplet_id: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed: some deadline may be due."""
+
+    cause: str = "tick"
+
+
+Event = (
+    StartRequested
+    | StopRequested
+    | Announced
+    | Heard
+    | Gone
+    | AttemptReport
+    | LegacyReport
+    | Forgotten
+    | Tick
+)
+
+# --- commands --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveRun:
+    """Store the run as it now is (and its results, if it has just got some) before any message goes out."""
+
+    run: Run
+    results: bytes | None = None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveProplet:
+    """Store the proplet as it now is."""
+
+    proplet: Proplet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropProplet:
+    """Remove the proplet."""
+
+    proplet_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendStart:
+    """Send (again) the start of the run's latest attempt."""
+
+    task: Task
+    run: Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendStop:
+    """Tell a proplet to end an attempt."""
+
+    task_id: str
+    name: str
+    run: int
+    attempt: int
+    proplet_id: str
+    lane: Lane
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendAck:
+    """Tell a proplet that its report is stored, or will never matter."""
+
+    report: AttemptReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendWelcome:
+    """Invite a proplet to the directed lane."""
+
+    proplet_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ignored:
+    """An event that must not count; `why` is a metric label."""
+
+    why: Literal[
+        "late_report", "wrong_sender", "unknown_run", "legacy_from_directed", "downgrade", "not_a_proplet"
+    ]
+    event: Event
+
+
+Command = SaveRun | SaveProplet | DropProplet | SendStart | SendStop | SendAck | SendWelcome | Ignored

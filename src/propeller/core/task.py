@@ -1,0 +1,130 @@
+"""What a user asked to be run. A task is a definition; its runs and their attempts live in `core.run`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+from propeller import limits
+from propeller.core.ids import check_id
+from propeller.errors import BadInput, TooLarge, Unsupported
+
+
+class TaskState(IntEnum):
+    """What a task shows: the state of its latest run, with the original's numbers."""
+
+    PENDING = 0
+    SCHEDULED = 1
+    RUNNING = 2
+    COMPLETED = 3
+    FAILED = 4
+    SKIPPED = 5
+    INTERRUPTED = 6
+
+
+TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.SKIPPED, TaskState.INTERRUPTED})
+"""States that a run never leaves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLimits:
+    """A task's own guest limits; None leaves the proplet's default. Seconds and bytes."""
+
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    memory_bytes: int | None = None
+    stdout_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A checked definition. Construct through `define`, which is the only place that decides what is lawful.
+
+    `file_sha256` names inline Wasm in the blob store; the bytes themselves never live here.
+    """
+
+    id: str
+    name: str
+    created_at_s: float
+    updated_at_s: float
+    kind: str = "standard"
+    image_url: str = ""
+    file_sha256: str = ""
+    file_bytes: int = 0
+    cli_args: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    daemon: bool = False
+    proplet_id: str = ""
+    broadcast: bool = False
+    priority: int = 50
+    mode: str = ""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    wait_s: float = limits.RUN_WAIT_S
+    """How long a run may wait for its proplet (seconds)."""
+    limits: TaskLimits = field(default_factory=TaskLimits)
+
+    @property
+    def round_id(self) -> str:
+        """The training round this task is part of, by its environment; empty for a plain task."""
+        return self.env.get("ROUND_ID", "")
+
+    @property
+    def federated(self) -> bool:
+        """Federated tasks run where the data is: they restart, and are never moved to another proplet."""
+        return bool(self.round_id)
+
+
+def define(task: Task) -> Task:
+    """Return `task` if everything it says is lawful, else raise naming the field and the remedy."""
+    check_id(task.id, "task id")
+    _check_name(task.name)
+    _check_placement(task)
+    _check_bounds(task)
+    _check_env(task.env)
+    return task
+
+
+def _check_name(name: str) -> None:
+    if not name:
+        raise BadInput("missing identity name: give the task a `name`", code="missing_name")
+    if len(name) > limits.TASK_NAME_CHARS_MAX:
+        raise BadInput(f"name is longer than {limits.TASK_NAME_CHARS_MAX} characters")
+
+
+def _check_placement(task: Task) -> None:
+    if task.broadcast and task.proplet_id:
+        raise BadInput("invalid value provided: broadcast and proplet_id are mutually exclusive")
+    if task.broadcast:
+        raise Unsupported("broadcast tasks are not offered yet; create one task per proplet_id")
+    if task.proplet_id:
+        check_id(task.proplet_id, "proplet_id")
+
+
+def _check_bounds(task: Task) -> None:
+    if not 0 <= task.priority <= 100:  # noqa: PLR2004 - the bound is the wire's
+        raise BadInput(f"priority must be between 0 and 100, got {task.priority}")
+    if len(task.inputs) > limits.TASK_INPUTS_MAX:
+        raise TooLarge(f"inputs has {len(task.inputs)} elements; the limit is {limits.TASK_INPUTS_MAX}")
+    for name, value, most in (
+        ("limits.wall_s", task.limits.wall_s, limits.GUEST_WALL_S_MAX),
+        ("limits.cpu_s", task.limits.cpu_s, limits.GUEST_WALL_S_MAX),
+        ("limits.memory_bytes", task.limits.memory_bytes, limits.GUEST_MEMORY_BYTES_MAX),
+        ("limits.stdout_bytes", task.limits.stdout_bytes, limits.TASK_RESULT_BYTES_MAX),
+    ):
+        if value is not None and not 0 < value <= most:
+            raise BadInput(f"{name} must be above 0 and at most {most}, got {value}")
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    size = 0
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise BadInput(f"env name {name!r} must be non-empty and free of '=' and NUL (values: of NUL)")
+        size += len(name) + len(value)
+    if size > limits.TASK_ENV_BYTES_MAX:
+        raise TooLarge(f"env holds {size} characters; the limit is {limits.TASK_ENV_BYTES_MAX}")
+
+
+def touch(task: Task, now_s: float) -> Task:
+    """The same task, updated at `now_s`."""
+    return replace(task, updated_at_s=now_s)

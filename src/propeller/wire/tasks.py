@@ -1,0 +1,198 @@
+"""HTTP bodies of the manager: tasks, proplets and their pages. Names, numbers and shapes are the original's.
+
+A request may leave out anything but the name, may send null for lists and objects, zero times, and fields
+that only servers set; a view always carries the same keys.
+"""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from propeller import limits
+from propeller.errors import BadInput, TooLarge
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+"""How the wire writes a time that is not set."""
+_WASM_MAGIC = b"\0asm"
+_REDACT_OVER_CHARS = 20
+
+
+def rfc3339(seconds: float) -> str:
+    """Unix seconds as RFC 3339 with microseconds; 0 is the wire's zero time."""
+    if not seconds:
+        return ZERO_TIME
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class LimitsBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task's own guest limits; seconds and bytes."""
+
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    memory_bytes: int | None = None
+    stdout_bytes: int | None = None
+
+
+class TaskBody(Struct, frozen=True, kw_only=True):
+    """`POST /tasks`. Fields below the gap are understood and refused unless they have their zero value."""
+
+    id: str | None = None
+    name: str = ""
+    kind: str | None = None
+    image_url: str | None = None
+    file: str | None = None
+    cli_args: list[str] | None = None
+    inputs: list[str | int | float] | None = None
+    env: dict[str, str] | None = None
+    proplet_id: str | None = None
+    priority: int | None = None
+    mode: str | None = None
+    metadata: dict[str, Any] | None = None
+    limits: LimitsBody | None = None
+    daemon: bool | None = None
+    broadcast: bool | None = None
+
+    latent: bool | None = None
+    encrypted: bool | None = None
+    kbs_resource_path: str | None = None
+    depends_on: list[str] | None = None
+    run_if: str | None = None
+    workflow_id: str | None = None
+    job_id: str | None = None
+    schedule: str | None = None
+    is_recurring: bool | None = None
+    timezone: str | None = None
+    hal_storage_path: str | None = None
+    monitoring_profile: dict[str, Any] | None = None
+
+    def inputs_text(self) -> tuple[str, ...]:
+        """Inputs as text: a number becomes its shortest decimal form."""
+        return tuple(item if isinstance(item, str) else _number_text(item) for item in self.inputs or ())
+
+
+def _number_text(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)  # noqa: PLR2004
+
+
+class AttemptView(Struct, frozen=True, kw_only=True):
+    """One attempt of the shown run."""
+
+    attempt: int
+    proplet_id: str
+    state: str
+    error: str = ""
+    failure: str = ""
+
+
+class TaskView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task as every route shows it; `state` and times are those of its latest run."""
+
+    id: str
+    name: str
+    state: int | UnsetType = UNSET  # never unset in practice: keeps 0 from being omitted
+    kind: str = ""
+    image_url: str = ""
+    file: str = ""
+    cli_args: list[str] | UnsetType | None = UNSET
+    inputs: list[str] = []
+    env: dict[str, str] = {}
+    daemon: bool | UnsetType = UNSET
+    encrypted: bool | UnsetType = UNSET
+    proplet_id: str = ""
+    broadcast: bool = False
+    priority: int = 0
+    mode: str = ""
+    metadata: dict[str, Any] = {}
+    limits: LimitsBody | UnsetType = UNSET
+    results: msgspec.Raw | UnsetType = UNSET
+    error: str = ""
+    failure: str = ""
+    reason: str = ""
+    """Why a waiting task waits, or how it ended."""
+    run: int = 0
+    attempts: list[AttemptView] = []
+    start_time: str = ""
+    finish_time: str = ""
+    created_at: str = ""
+    updated_at: str = ""
+    next_run: str = ""
+
+
+class TaskPage(Struct, frozen=True, kw_only=True):
+    """`GET /tasks`."""
+
+    offset: int
+    limit: int
+    total: int
+    tasks: list[TaskView]
+
+
+class PropletView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A proplet as every route shows it."""
+
+    id: str
+    name: str
+    task_count: int | UnsetType = UNSET
+    alive: bool | UnsetType = UNSET
+    protocol: int = 0
+    slots: int = 0
+    last_alive_at: str = ""
+    metadata: dict[str, Any] | UnsetType = UNSET
+
+
+class PropletPage(Struct, frozen=True, kw_only=True):
+    """`GET /proplets`."""
+
+    offset: int
+    limit: int
+    total: int
+    proplets: list[PropletView]
+
+
+class HistoryPage(Struct, frozen=True, kw_only=True):
+    """`GET /proplets/{id}/alive-history`: times of heartbeats, oldest first."""
+
+    offset: int
+    limit: int
+    total: int
+    history: list[str]
+
+
+def decode_module(file: str) -> bytes:
+    """The Wasm bytes of a base64 `file` field.
+
+    Raises `TooLarge` over the limit, else `BadInput` for text that is not base64 or bytes without the Wasm
+    magic: a mistake found here costs less than one found on a device.
+    """
+    if len(file) > limits.TASK_FILE_BYTES_MAX * 4 // 3 + 4:
+        raise TooLarge(f"file is over the limit of {limits.TASK_FILE_BYTES_MAX} bytes")
+    try:
+        content = base64.b64decode(file, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadInput(f"file is not standard base64: {error}", code="bad_file") from error
+    return check_module(content)
+
+
+def check_module(content: bytes) -> bytes:
+    """Return `content` if it begins as Wasm does, else raise `BadInput`."""
+    if not content.startswith(_WASM_MAGIC):
+        raise BadInput(
+            "invalid WASM file: missing magic bytes (a module begins with 00 61 73 6d)", code="not_wasm"
+        )
+    return content
+
+
+def redacted(head: bytes, tail: bytes, size_bytes: int) -> str:
+    """What a view shows of a file of `size_bytes`: ten characters of base64 at either end.
+
+    `head` and `tail` are the first 9 and, aligned to base64's groups of three, the last 9 to 11 bytes.
+    """
+    text_chars = (size_bytes + 2) // 3 * 4
+    if text_chars <= _REDACT_OVER_CHARS:
+        return base64.b64encode(head).decode()
+    begin = base64.b64encode(head).decode()[:10]
+    return f"{begin}<REDACTED>{base64.b64encode(tail).decode()[-10:]}"
