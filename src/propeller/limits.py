@@ -99,15 +99,51 @@ UPDATE_METRICS_MAX = 64
 TENSORS_MAX = 10_000
 TENSOR_NAME_CHARS_MAX = 128
 TENSOR_DIMS_MAX = 8
+MODEL_VERSION_MAX = (1 << 53) - 1
+"""Largest number of a model version: the largest integer that every JSON reader keeps exact."""
+MODEL_RECORD_BYTES_MAX = 256 * 1024
+"""What a model version says about its making: the strategy's JSON, as text."""
+MODEL_CACHE_BYTES = 64 * 1024 * 1024
+"""Rendered model versions that a registry keeps in memory, since every participant of a round asks for one."""
+DATASET_TEST_SHARE = 0.2
+"""Part of a data set's rows that `?part=test` answers."""
+DATASET_SEED_ROWS = 64
+"""Rows of a synthetic data set, as in the original's demo."""
+OFFLOAD_PROCESS_BYTES = 4 * 1024 * 1024
+"""JSON over this is handled in a worker process: decoding it holds the interpreter lock for 25 ms and more."""
+OFFLOAD_ANSWER_BYTES_MAX = 1024 * 1024 * 1024
+"""Largest answer a role accepts from its own worker process: anything longer is a broken frame."""
 UPDATE_RETRY_S = 1.0
 UPDATE_RETRY_S_MAX = 15.0
 
 # Images
 OCI_MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 """What the distribution specification asks a registry to accept."""
+OCI_REPOSITORY_CHARS_MAX = 200
+"""Length of a repository name: it is also the name of a file, with room for a suffix in 255 bytes."""
+OCI_BLOB_BYTES_MAX = 4 * 1024 * 1024 * 1024
+"""Largest blob the embedded registry stores; uploads are streamed, so this bounds disk and not memory."""
+OCI_UPLOADS_MAX = 256
+"""Upload sessions open at once in the embedded registry; each holds a temporary file."""
+OCI_UPLOAD_IDLE_S = 3600.0
+"""An upload session that received nothing for this long is dropped with its bytes."""
+OCI_CHUNK_BYTES = 1024 * 1024
+"""How much of a blob the embedded registry reads or buffers at once."""
+OCI_PAGE_DEFAULT = 1000
+"""Tags or repositories of one page when the caller names no number; also the most of one page."""
+OCI_REDIRECTS_MAX = 5
+"""Redirects that one request of the image client follows: registries redirect blobs to object stores once."""
+OCI_INDEX_CHILDREN_MAX = 32
+"""Manifests of an image index that the client looks into for a Wasm layer."""
+OCI_TAG_PAGES_MAX = 100
+"""Pages of a tag list that the client reads."""
 
 # Storage
 BLOB_INLINE_BYTES_MAX = 64 * 1024
 """Content up to this lives in its database row; larger content is a file of the blob store."""
 EVENT_LOOP_LAG_S_MAX = 0.050
 """No call may hold an event loop longer."""
+
+# Logs
+LOG_FILE_BYTES_MAX = 32 * 1024 * 1024
+"""One role's log file; one older file of this size is kept beside it."""

@@ -1,0 +1,1 @@
+"""What a role says about itself: structured logs and Prometheus metrics. It decides and stores nothing."""
