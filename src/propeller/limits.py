@@ -12,6 +12,10 @@ HTTP_BODY_BYTES_MAX = 100 * 1024 * 1024
 """Largest request body on any route, as the original allows (100 MiB)."""
 HTTP_JSON_OFFLOAD_BYTES = 1024 * 1024
 """Bodies over this are decoded in a worker thread, so that no loop stalls for 50 ms."""
+HTTP_HEAD_BYTES_MAX = 64 * 1024
+"""Request line and headers together: far above every real client, far below a memory problem."""
+HTTP_STALL_S = 15.0
+"""A connection is closed when a request head takes longer than this, or a body brings nothing for so long."""
 HTTP_TIMEOUT_S = 30.0
 """One request to another role, connection included."""
 HTTP_KEEPALIVE_S = 60
@@ -26,6 +30,21 @@ JSON_DEPTH_MAX = 64
 MQTT_MESSAGE_BYTES_MAX = 1024 * 1024
 """Largest message we send or accept: what the original's broker allows (1 MiB)."""
 MQTT_KEEPALIVE_S = 30
+MQTT_CONNECT_S = 10.0
+"""A new connection is closed if its CONNECT has not arrived whole within this."""
+MQTT_PUBLISH_S = 10.0
+"""How long a publish waits for the broker's acknowledgement before it counts as not handed over."""
+MQTT_KEEPALIVE_FACTOR = 1.5
+"""A client is gone after this many silent keep-alive intervals (MQTT 3.1.1, 3.1.2.10)."""
+MQTT_OUTBOX_BYTES_MAX = 16 * 1024 * 1024
+"""What the embedded broker holds for one client that does not read; beyond it messages are dropped."""
+MQTT_CONNECTIONS_MAX = 2_000
+"""Connections that the embedded broker holds; a larger fleet wants Mosquitto."""
+MQTT_SUBSCRIPTIONS_MAX = 64
+"""Subscriptions of one client on the embedded broker: ours need at most five."""
+MQTT_RETAINED_MESSAGES_MAX = 10_000
+"""Topics that hold a retained message; further ones are delivered and not kept."""
+API_KEY_CHARS_MAX = 256
 MQTT_RECONNECT_BASE_S = 0.2
 MQTT_RECONNECT_MAX_S = 15.0
 """Full-jitter backoff: uniform in [0, min(max, base * 2**n)]."""
@@ -70,6 +89,8 @@ GUEST_CPU_S = 300.0
 GUEST_MEMORY_BYTES = 256 * 1024 * 1024
 GUEST_MEMORY_BYTES_MAX = 4 * 1024 * 1024 * 1024
 GUEST_STACK_BYTES = 1024 * 1024
+GUEST_STACK_BYTES_MAX = 64 * 1024 * 1024
+"""The stack is a thread's own, reserved at its start; no compiler we know of needs more."""
 GUEST_TABLE_ELEMENTS = 1_000_000
 GUEST_INSTANCES = 8
 GUEST_STDOUT_BYTES = 1024 * 1024
@@ -77,6 +98,24 @@ GUEST_STDERR_BYTES = 256 * 1024
 GUEST_MODULE_BYTES_MAX = 100 * 1024 * 1024
 GUEST_COMPILE_S = 60.0
 """Compilation of one module; a compile bomb is stopped with the worker."""
+GUEST_COMPILE_BYTES = 2 * 1024 * 1024 * 1024
+"""Resident memory of a worker while it compiles; a 100 MiB module of ordinary code stays far below."""
+GUEST_HOST_BYTES = 256 * 1024 * 1024
+"""Resident memory that a running guest may cost its worker beyond its linear memory (tables, code, copies)."""
+GUEST_RESULT_BYTES_MAX = 100 * 1024 * 1024
+"""What one `put_result` may hand over: as much as an update may weigh."""
+GUEST_FILE_BYTES_MAX = 1024 * 1024 * 1024
+"""Largest file that a worker, and so a guest under `/fl`, may write."""
+GUEST_CACHE_BYTES = 1024 * 1024 * 1024
+"""Compiled modules kept on disk; the longest unused go first."""
+WORKER_MODULES = 4
+"""Compiled modules that a worker keeps loaded: their pages are shared with every other worker's."""
+WORKER_START_S = 30.0
+"""A worker that is not ready by then is taken for broken; it needs 0.2 s on an idle machine."""
+WORKER_GROWTH_BYTES = 10 * 1024 * 1024
+"""A worker whose own memory grew more than this since its start is replaced after its job."""
+WORKER_FRAME_BYTES_MAX = 512 * 1024 * 1024
+"""One message between the agent and a worker: a model and a data set as text, with room."""
 WORKER_IDLE_S = 30.0
 """An idle worker process is retired after this."""
 WORKER_SLACK_S = 0.25
@@ -104,13 +143,13 @@ MODEL_VERSION_MAX = (1 << 53) - 1
 MODEL_RECORD_BYTES_MAX = 256 * 1024
 """What a model version says about its making: the strategy's JSON, as text."""
 MODEL_CACHE_BYTES = 64 * 1024 * 1024
-"""Rendered model versions that a registry keeps in memory, since every participant of a round asks for one."""
+"""Rendered model versions that a registry keeps in memory: every participant of a round asks for the same."""
 DATASET_TEST_SHARE = 0.2
 """Part of a data set's rows that `?part=test` answers."""
 DATASET_SEED_ROWS = 64
 """Rows of a synthetic data set, as in the original's demo."""
 OFFLOAD_PROCESS_BYTES = 4 * 1024 * 1024
-"""JSON over this is handled in a worker process: decoding it holds the interpreter lock for 25 ms and more."""
+"""JSON over this goes to a worker process: decoding it holds the interpreter lock for 25 ms and more."""
 OFFLOAD_ANSWER_BYTES_MAX = 1024 * 1024 * 1024
 """Largest answer a role accepts from its own worker process: anything longer is a broken frame."""
 UPDATE_RETRY_S = 1.0
@@ -135,6 +174,10 @@ OCI_REDIRECTS_MAX = 5
 """Redirects that one request of the image client follows: registries redirect blobs to object stores once."""
 OCI_INDEX_CHILDREN_MAX = 32
 """Manifests of an image index that the client looks into for a Wasm layer."""
+OCI_BLOB_TIMEOUT_S = 300.0
+"""One blob or module, whole: 100 MiB over a link of 3 Mbit/s."""
+OCI_TOKENS_MAX = 1000
+"""Bearer tokens the image client remembers; beyond it all are forgotten and asked for anew."""
 OCI_TAG_PAGES_MAX = 100
 """Pages of a tag list that the client reads."""
 

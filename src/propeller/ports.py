@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from propeller import limits
+from propeller.fl.versions import ModelVersion, Proposal
 
 # --- time ------------------------------------------------------------------------------------------------
 
@@ -146,6 +147,58 @@ class Images(Protocol):
         Raises `BadInput` (reference), `NotFound`, `Denied`, `PeerUnavailable` (retryable), `TooLarge`,
         `PeerRefused` (an image without a Wasm layer, a digest that does not match).
         """
+        ...
+
+
+# --- models and data sets ----------------------------------------------------------------------------------
+
+
+class ModelStore(Protocol):
+    """The versions of named models and their content (safetensors bytes). Versions are immutable."""
+
+    async def add(
+        self, proposal: Proposal, content: bytes, *, created_at_s: float
+    ) -> tuple[ModelVersion, bool]:
+        """Store durably where `fl.versions.place` says; False if the version was there already.
+
+        The first answer describes the version as stored. Raises what `place` raises.
+        """
+        ...
+
+    async def find(self, name: str, version: int) -> ModelVersion | None:
+        """The version, or None."""
+        ...
+
+    async def content(self, name: str, version: int) -> bytes:
+        """Its safetensors bytes; raises `NotFound`, or `StorageBroken` if the disk lies."""
+        ...
+
+    async def versions(self, name: str) -> tuple[int, ...]:
+        """All version numbers of the model, ascending; empty for an unknown name."""
+        ...
+
+    async def names(self) -> tuple[str, ...]:
+        """All models that have a version, in name order."""
+        ...
+
+
+class DatasetStore(Protocol):
+    """One document per proplet: its own data set, as JSON bytes that the store does not read."""
+
+    async def put(self, proplet_id: str, document: bytes) -> None:
+        """Store durably, replacing what was there; a reader sees the old or the new document, whole."""
+        ...
+
+    async def put_if_absent(self, proplet_id: str, document: bytes) -> bool:
+        """Store durably unless the proplet has a data set; False if it has."""
+        ...
+
+    async def get(self, proplet_id: str) -> bytes | None:
+        """The document, or None; raises `StorageBroken` if the disk lies."""
+        ...
+
+    async def ids(self) -> tuple[str, ...]:
+        """The proplets that have a data set, in id order."""
         ...
 
 

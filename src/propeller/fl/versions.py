@@ -1,0 +1,132 @@
+"""Model versions: what one is, and where a proposed one goes. Knows neither databases nor HTTP.
+
+A version belongs to a named model, is immutable, and is linked: parent, round, strategy, participants. A
+store gathers the four facts that `place` asks for and obeys its answer, all in one transaction; so the database
+and its in-memory twin cannot disagree about what is a repetition and what is a clash.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from propeller import limits
+from propeller.core.ids import check_id
+from propeller.errors import BadInput, Conflict
+
+GLOBAL_MODEL: Final = "global_model"
+"""The model meant by `/models/{n}` and by `fl/models/global_model_v{N}`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A model version that somebody wants stored. `version` None: the registry gives it the next number."""
+
+    name: str
+    sha256: str
+    """`fl.tensors.content_hash` of the tensors."""
+    version: int | None = None
+    parent: int | None = None
+    round_id: str | None = None
+    strategy_json: str | None = None
+    """The strategy's name, version and options as the coordinator wrote them: a JSON object, as text."""
+    participants: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_id(self.name, "model name")
+        for value, what in ((self.version, "version"), (self.parent, "parent")):
+            if value is not None:
+                check_version(value, what)
+        if self.round_id is not None:
+            check_id(self.round_id, "round_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """A stored model version, without its content."""
+
+    name: str
+    version: int
+    sha256: str
+    parent: int | None
+    round_id: str | None
+    strategy_json: str | None
+    participants: tuple[str, ...]
+    metrics: Mapping[str, float]
+    created_at_s: float
+    """Unix time."""
+    content_bytes: int
+    """Size of the safetensors file."""
+
+
+def check_version(number: int, what: str) -> int:
+    """Return `number` if it may number a model version, else raise `BadInput` `bad_version`."""
+    if 0 <= number <= limits.MODEL_VERSION_MAX:
+        return number
+    raise BadInput(
+        f"{what} is {number}; versions are whole numbers from 0 to {limits.MODEL_VERSION_MAX}",
+        code="bad_version",
+    )
+
+
+def place(
+    proposal: Proposal,
+    *,
+    of_round: ModelVersion | None,
+    at_version: ModelVersion | None,
+    latest: int | None,
+    parent_known: bool,
+) -> ModelVersion | int:
+    """The number to store `proposal` under, or the stored version that it repeats.
+
+    `of_round` is this model's version of the proposal's round, `at_version` the one with its number, `latest`
+    the highest number (None: no version yet); `parent_known` says whether the parent is stored.
+    The same round again, or the same number again, is a repetition if the content is the same (and, for a
+    round, the parent), else `Conflict`. Raises `BadInput` `unknown_parent`.
+    """
+    if of_round is not None:
+        return _repeats_round(proposal, of_round)
+    if at_version is not None:
+        return _repeats_version(proposal, at_version)
+    if proposal.parent is not None and not parent_known:
+        raise BadInput(
+            f"parent {proposal.parent} of model {proposal.name!r} is not in this registry; store it first",
+            code="unknown_parent",
+        )
+    return _next(proposal, latest) if proposal.version is None else proposal.version
+
+
+def _repeats_round(proposal: Proposal, stored: ModelVersion) -> ModelVersion:
+    wrong = (
+        "other content"
+        if proposal.sha256 != stored.sha256
+        else "another parent"
+        if proposal.parent != stored.parent
+        else "another number"
+        if proposal.version not in {None, stored.version}
+        else None
+    )
+    if wrong is None:
+        return stored
+    raise Conflict(
+        f"round {proposal.round_id!r} already gave version {stored.version} of model {stored.name!r}, "
+        f"with {wrong}; a round gives one version",
+        code="version_conflict",
+    )
+
+
+def _repeats_version(proposal: Proposal, stored: ModelVersion) -> ModelVersion:
+    if proposal.sha256 == stored.sha256:
+        return stored
+    raise Conflict(
+        f"version {stored.version} of model {stored.name!r} is stored with other content "
+        f"(sha256 {stored.sha256}); versions are immutable: leave out the version to get the next",
+        code="version_conflict",
+    )
+
+
+def _next(proposal: Proposal, latest: int | None) -> int:
+    number = 0 if latest is None else latest + 1
+    if number > limits.MODEL_VERSION_MAX:
+        raise Conflict(f"model {proposal.name!r} has used its last version number", code="version_conflict")
+    return number
