@@ -138,6 +138,31 @@ UPDATE_METRICS_MAX = 64
 TENSORS_MAX = 10_000
 TENSOR_NAME_CHARS_MAX = 128
 TENSOR_DIMS_MAX = 8
+TENSORS_JSON_ELEMENTS_MAX = HTTP_BODY_BYTES_MAX // 2
+"""Numbers in one JSON or CBOR model: a body's worth at two bytes each. CBOR can name one list many times."""
+HYPERPARAMS_BYTES_MAX = 64 * 1024
+"""Hyperparameters as compact JSON: they travel in each task's environment."""
+ROUND_LAUNCH_S = 600.0
+"""How long a later round of an experiment waits for the manager to create its tasks."""
+ROUND_MANUAL_TIMEOUT_S = 600.0
+"""A round that a task started by hand opened: an image to pull and a guest to run, with room."""
+ROUND_RESTART_GRACE_S = 30.0
+"""A collecting round has at least this long after a restart, for updates that found nobody before."""
+ROUND_AGGREGATION_S = 600.0
+"""How long a round tries to aggregate and to store its model before it fails."""
+ROUND_AGGREGATION_RETRY_S = 1.0
+ROUND_AGGREGATION_RETRY_S_MAX = 15.0
+ROUND_NOTICE_RETRY_S = 1.0
+ROUND_NOTICE_RETRY_S_MAX = 15.0
+"""A round's start and end are published again until acknowledged, after pauses that double between these."""
+ROUND_NOTICE_S = 86_400.0
+"""An end that no manager acknowledged is no longer published after a day; it can still be asked for."""
+UPDATE_INBOX_MAX = 256
+"""Updates that came by MQTT and wait for their verdict; more are dropped, and their senders try again."""
+COORDINATOR_BATCH_MAX = 256
+"""Events that share one transaction."""
+COORDINATOR_INBOX_MAX = 4096
+"""Events that wait for a transaction; beyond it callers wait in line."""
 MODEL_VERSION_MAX = (1 << 53) - 1
 """Largest number of a model version: the largest integer that every JSON reader keeps exact."""
 MODEL_RECORD_BYTES_MAX = 256 * 1024

@@ -1,0 +1,115 @@
+"""The HTTP client of every role: one pool of connections, every answer bounded, every silence named.
+
+It must not know whom it asks or what for. Retrying is the caller's decision.
+"""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from propeller import limits
+from propeller.errors import BadInput, PeerUnavailable, TooLarge
+from propeller.ports import Response
+
+CONNECTIONS_MAX = 100
+"""Open connections of one pool; a request over that waits, within its own timeout."""
+KEEPALIVE_S = limits.HTTP_KEEPALIVE_S / 2
+"""Shorter than the servers' own, so that a request never meets a connection that is just being closed."""
+
+
+class AiohttpHttp:
+    """`ports.Http` over sockets. Make it anywhere, use it in one loop, `close()` it at the end."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        timeout_s: float = limits.HTTP_TIMEOUT_S,
+        limit_bytes: int = limits.HTTP_BODY_BYTES_MAX,
+    ) -> Response:
+        """See `ports.Http`: no redirects, no decompression; a malformed `url` or header is `BadInput`."""
+        check_url(url)
+        try:
+            async with self._open().request(
+                method,
+                url,
+                headers=headers,
+                data=body or None,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                allow_redirects=False,
+            ) as answer:
+                content = await _read(answer, url, limit_bytes)
+                return Response(answer.status, _headers(answer), content)
+        except TimeoutError as error:
+            raise PeerUnavailable(f"{method} {shown(url)}: no answer within {timeout_s:g} s") from error
+        except aiohttp.InvalidURL as error:
+            raise BadInput(f"{shown(url)!r} is not a URL") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise PeerUnavailable(f"{method} {shown(url)}: {error or type(error).__name__}") from error
+        except ValueError as error:
+            raise BadInput(f"{method} {shown(url)}: {error}") from error
+
+    async def close(self) -> None:
+        """Close every connection; later requests raise `PeerUnavailable`."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise aiohttp.ClientConnectionError("this client is closed")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # The connector sets TCP_NODELAY on every connection.
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                headers={"accept-encoding": "identity", "user-agent": "propeller"},
+                skip_auto_headers=["content-type"],
+            )
+        return self._session
+
+
+def check_url(url: str) -> None:
+    """Raise `BadInput` unless `url` is absolute http or https with a host."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise BadInput(f"{shown(url)!r} is not an http or https URL with a host")
+
+
+def shown(url: str) -> str:
+    """The URL as it may be shown: without credentials, without query, not too long."""
+    before, _, rest = url.partition("?")[0].partition("://")
+    return f"{before}://{rest.rpartition('@')[2]}"[:200] if rest else before[:200]
+
+
+async def _read(answer: aiohttp.ClientResponse, url: str, limit_bytes: int) -> bytes:
+    """The whole body, never holding more than `limit_bytes`; an answer over it ends the connection."""
+    announced = answer.content_length or 0
+    if announced <= limit_bytes or answer.method == "HEAD":
+        content = bytearray()
+        async for chunk in answer.content.iter_any():
+            content += chunk
+            if len(content) > limit_bytes:
+                break
+        else:
+            return bytes(content)
+    answer.close()
+    raise TooLarge(f"the answer of {shown(url)} is over {limit_bytes} bytes")
+
+
+def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    """Names in lower case; values of a repeated name joined with commas, as RFC 9110 §5.3 allows."""
+    return {name.lower(): ", ".join(answer.headers.getall(name)) for name in answer.headers}
