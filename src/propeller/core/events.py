@@ -102,6 +102,18 @@ class LegacyReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchRefused:
+    """The attempt's start must not go out: somebody who has a say (the coordinator) refused it for good."""
+
+    task_id: str
+    run: int
+    attempt: int
+    error: str
+    failure: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forgotten:
     """A user deletes a proplet from the list."""
 
@@ -124,6 +136,7 @@ Event = (
     | Gone
     | AttemptReport
     | LegacyReport
+    | DispatchRefused
     | Forgotten
     | Tick
 )

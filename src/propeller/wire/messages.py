@@ -202,6 +202,8 @@ class RoundStart(Wire, frozen=True):
     k_of_n: NonNegative = 0
     timeout_s: float = 0.0
     experiment_id: str = ""
+    seed: int = 0
+    """The experiment's seed, from which each trainer's own is derived."""
 
 
 class RoundLaunched(Wire, frozen=True):
@@ -222,6 +224,8 @@ class RoundComplete(Wire, frozen=True):
     model_version: int | None = None
     model_topic: str = ""
     num_updates: NonNegative = 0
+    contributors: list[str] = []
+    """Participants whose updates count; their tasks are about to end by themselves."""
     total_samples: NonNegative = 0
     completed_at: str = ""
 

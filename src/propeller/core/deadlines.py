@@ -1,0 +1,72 @@
+"""What follows when time runs out: an end, a lost attempt, or the same message once more. Pure."""
+
+from dataclasses import replace
+
+from propeller import limits
+from propeller.core import events as e
+from propeller.core.ledger import FOREVER, Ledger, Now
+from propeller.core.policy import after
+from propeller.core.run import Attempt, AttemptState, Run, RunState
+from propeller.errors import Bug
+
+
+def expire(ledger: Ledger, now: Now, cause: str) -> None:
+    """Act on every deadline that has passed by `now`."""
+    while ledger.next_deadline() <= now.mono_s:
+        run = ledger.pop_due()
+        if run.deadline_mono_s <= now.mono_s:
+            _give_up(ledger, run, now, cause)
+        elif ledger.lost_at(run) <= now.mono_s:
+            _lose(ledger, run, now, f"proplet {run.attempts[-1].proplet_id} vanished", cause)
+        else:
+            _resend(ledger, run, now)
+        ledger.rearm(run.task_id)
+
+
+def _give_up(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
+    attempt = run.live_attempt
+    if run.state is RunState.STOPPING:
+        ledger.end(run, RunState.INTERRUPTED, now, reason=run.reason, failure="stopped", cause=cause)
+    elif attempt is None:
+        why = f"no proplet took it within {ledger.tasks[run.task_id].wait_s:g} s: {run.reason}"
+        ledger.end(run, RunState.FAILED, now, reason=why, failure="unplaced", cause=cause)
+    else:
+        _lose(ledger, run, now, _silence(attempt), cause)
+
+
+def _lose(ledger: Ledger, run: Run, now: Now, why: str, cause: str) -> None:
+    attempt = run.live_attempt
+    if attempt is None:
+        raise Bug(f"nothing to lose in {run!r}")
+    lost = replace(attempt.to(AttemptState.LOST), ended_at_s=now.wall_s, error=why, failure="lost")
+    run = run.with_attempt(lost)
+    if ledger.alive(attempt.proplet_id, now):
+        ledger.send_stop(run, lost, why)
+    verdict = after(ledger.tasks[run.task_id], run)
+    if not verdict.again or now.mono_s >= run.give_up_mono_s:
+        ledger.end(run, RunState.FAILED, now, reason=why, failure="lost", cause=cause)
+        return
+    again = run.to(RunState.WAITING, reason=why, resend_mono_s=FOREVER)
+    ledger.save(replace(again, deadline_mono_s=run.give_up_mono_s), cause)
+
+
+def _resend(ledger: Ledger, run: Run, now: Now) -> None:
+    attempt = run.live_attempt
+    if attempt is None or run.resend_mono_s > now.mono_s:
+        return
+    pause = min(limits.DISPATCH_RETRY_S * 2**attempt.sends, limits.DISPATCH_RETRY_S_MAX)
+    run = replace(run, resend_mono_s=now.mono_s + pause)
+    run = run.with_attempt(replace(attempt, sends=attempt.sends + 1))
+    ledger.runs[run.task_id] = run
+    if not ledger.alive(attempt.proplet_id, now):
+        return
+    if run.state is RunState.STOPPING:
+        ledger.send_stop(run, attempt, run.reason)
+    elif attempt.state is AttemptState.SENT and attempt.lane == "directed":
+        ledger.out.append(e.SendStart(task=ledger.tasks[run.task_id], run=run))
+
+
+def _silence(attempt: Attempt) -> str:
+    if attempt.state is AttemptState.SENT:
+        return f"proplet {attempt.proplet_id} did not accept the start in time"
+    return f"proplet {attempt.proplet_id} did not report the end of attempt {attempt.number} in time"

@@ -1,0 +1,65 @@
+"""What users and services ask of the engine: start, stop, forget. Pure; raises what the caller did wrong."""
+
+from propeller import limits
+from propeller.core import events as e
+from propeller.core.ledger import Ledger, Now
+from propeller.core.run import Run, RunState
+from propeller.errors import Conflict, NotFound
+
+
+def start(ledger: Ledger, event: e.StartRequested, now: Now) -> None:
+    """Begin a run of the task; it waits until a proplet takes it."""
+    task = event.task
+    if task.id in ledger.runs:
+        run = ledger.runs[task.id]
+        raise Conflict(
+            f"task {task.id} is already started (run {run.number}, {run.state}); stop it first",
+            code="already_started",
+        )
+    if task.proplet_id and task.proplet_id not in ledger.proplets:
+        raise NotFound(f"proplet {task.proplet_id} is not registered", code="unknown_proplet")
+    give_up = now.mono_s + task.wait_s
+    ledger.tasks[task.id] = task
+    run = Run(
+        task_id=task.id,
+        number=event.number,
+        created_at_s=now.wall_s,
+        give_up_mono_s=give_up,
+        deadline_mono_s=give_up,
+        cause=event.cause,
+    )
+    ledger.save(run, event.cause)
+
+
+def stop(ledger: Ledger, event: e.StopRequested, now: Now) -> None:
+    """End the task's live run: at once if nobody runs it, else by a stop that repeats until answered."""
+    run = ledger.runs.get(event.task_id)
+    if run is None or run.state is RunState.STOPPING:
+        return
+    attempt = run.live_attempt
+    if attempt is None or not ledger.alive(attempt.proplet_id, now):
+        ledger.end(run, RunState.INTERRUPTED, now, reason=event.reason, cause=event.cause)
+        return
+    run = run.to(
+        RunState.STOPPING,
+        reason=event.reason,
+        deadline_mono_s=now.mono_s + limits.STOP_GRACE_S,
+        resend_mono_s=now.mono_s + limits.DISPATCH_RETRY_S,
+    )
+    ledger.save(run, event.cause)
+    ledger.send_stop(run, attempt, event.reason)
+
+
+def forget(ledger: Ledger, event: e.Forgotten, now: Now) -> None:
+    """Remove a proplet that is neither alive nor busy."""
+    proplet = ledger.proplets.get(event.proplet_id)
+    if proplet is None:
+        raise NotFound(f"proplet {event.proplet_id} is not registered", code="unknown_proplet")
+    held = [run.task_id for run in ledger.runs.values() if ledger.is_on(run, proplet.id)]
+    if held:
+        raise Conflict(f"proplet {proplet.id} has {len(held)} live task(s), {held[0]} among them")
+    if proplet.alive(now.mono_s):
+        raise Conflict(f"proplet {proplet.id} is alive and would register again; stop it first")
+    del ledger.proplets[proplet.id]
+    ledger.order.remove(proplet.id)
+    ledger.out.append(e.DropProplet(proplet_id=proplet.id))

@@ -1,0 +1,245 @@
+"""The engine, one decision at a time: what each event must lead to."""
+
+import pytest
+
+from propeller import limits
+from propeller.core import events as e
+from propeller.core.engine import Engine
+from propeller.core.ledger import Now
+from propeller.core.run import AttemptState, RunState
+from propeller.core.task import Task
+from propeller.errors import Conflict, NotFound
+
+
+def task(task_id: str = "t", **fields) -> Task:
+    return Task(id=task_id, name="main", created_at_s=1.0, updated_at_s=1.0, **fields)
+
+
+def at(s: float) -> Now:
+    return Now(mono_s=s, wall_s=1_000_000.0 + s)
+
+
+def heard(proplet_id: str = "p", held: tuple[e.Held, ...] = ()) -> e.Heard:
+    return e.Heard(proplet_id=proplet_id, lane="directed", name="n", inventory=held, cause="test")
+
+
+def report(kind, attempt: int = 1, sender: str = "p", **fields) -> e.AttemptReport:
+    return e.AttemptReport(
+        kind=kind, sender=sender, task_id="t", run=1, attempt=attempt, cause="test", **fields
+    )
+
+
+def start(engine: Engine, s: float = 0.0, **fields) -> list[e.Command]:
+    return engine.handle(e.StartRequested(task=task(**fields), number=1, cause="test"), at(s))
+
+
+def kinds(commands: list[e.Command]) -> list[str]:
+    return [type(command).__name__ for command in commands]
+
+
+def saved(commands: list[e.Command]):
+    return [command.run for command in commands if isinstance(command, e.SaveRun)][-1]
+
+
+@pytest.fixture
+def engine():
+    """An engine that knows one live proplet on the directed lane."""
+    made = Engine()
+    made.handle(heard(), at(0))
+    yield made
+    made.validate()
+
+
+def test_a_start_is_saved_before_it_is_sent(engine):
+    """The order of commands is the order of durability: rows first, messages after."""
+    assert kinds(start(engine)) == ["SaveRun", "SaveRun", "SendStart"]
+
+
+def test_a_run_goes_through_its_states(engine):
+    """Assigned, accepted, running, completed: each report moves the run one step and is acknowledged."""
+    assert saved(start(engine)).state is RunState.ASSIGNED
+    assert saved(engine.handle(report("accepted"), at(1))).attempt.state is AttemptState.ACCEPTED
+    assert saved(engine.handle(report("started"), at(2))).state is RunState.RUNNING
+    out = engine.handle(report("finished", results=b'"hi"'), at(3))
+    assert saved(out).state is RunState.COMPLETED
+    assert out[-1] == e.SendAck(report=report("finished", results=b'"hi"'))
+    assert out[0].results == b'"hi"'
+
+
+def test_without_a_proplet_a_run_waits_with_a_reason_until_its_deadline():
+    """An accepted task is never refused for lack of a proplet; it says why it waits, and for how long."""
+    engine = Engine()
+    assert saved(start(engine)).reason == "no proplet has registered yet"
+    assert engine.next_deadline() == limits.RUN_WAIT_S
+    run = saved(engine.handle(e.Tick(), at(limits.RUN_WAIT_S)))
+    assert (run.state, run.failure) == (RunState.FAILED, "unplaced")
+
+
+def test_an_offline_named_proplet_is_waited_for(engine):
+    """A known proplet that is offline keeps its task waiting; its next heartbeat releases it."""
+    engine.handle(e.Gone(proplet_id="p", lane="directed", cause="test"), at(1))
+    run = saved(start(engine, 2, proplet_id="p"))
+    assert (run.state, run.reason) == (RunState.WAITING, "proplet p is offline")
+    assert "SendStart" in kinds(engine.handle(heard(), at(3)))
+
+
+def test_an_unknown_named_proplet_is_refused(engine):
+    """Nobody can wait for a proplet that never registered."""
+    with pytest.raises(NotFound, match="proplet x is not registered"):
+        start(engine, proplet_id="x")
+
+
+def test_a_started_task_cannot_be_started_again(engine):
+    """A task has at most one live run."""
+    start(engine)
+    with pytest.raises(Conflict, match="already started"):
+        start(engine)
+
+
+def test_an_unaccepted_start_is_sent_again(engine):
+    """A lost start costs a pause, not the task."""
+    start(engine)
+    assert kinds(engine.handle(e.Tick(), at(limits.DISPATCH_RETRY_S))) == ["SendStart"]
+    assert engine.handle(e.Tick(), at(limits.DISPATCH_RETRY_S + 0.1)) == []
+
+
+def test_an_accepted_attempt_missing_from_the_inventory_is_sent_again(engine):
+    """A proplet that lost its disk gets its work back at its next heartbeat."""
+    start(engine)
+    engine.handle(report("accepted"), at(1))
+    assert kinds(engine.handle(heard(), at(10))) == ["SendStart"]
+
+
+def test_an_attempt_nobody_wants_is_stopped(engine):
+    """What a proplet holds and should not hold is ended at its next heartbeat."""
+    held = e.Held(task_id="old", run=1, attempt=1, state="running")
+    (stop,) = engine.handle(heard(held=(held,)), at(1))
+    assert (stop.task_id, stop.run, stop.attempt, stop.proplet_id) == ("old", 1, 1, "p")
+
+
+def test_a_report_from_another_proplet_never_counts(engine):
+    """M6: a proplet can only speak for its own attempts."""
+    start(engine)
+    out = engine.handle(report("finished", sender="q"), at(1))
+    assert kinds(out) == ["Ignored", "SendAck"]
+    assert out[0].why == "wrong_sender"
+
+
+def test_a_vanished_proplets_attempt_is_replaced_and_its_late_result_refused(engine):
+    """R2 and M3: the replacement runs elsewhere, and the old attempt's word no longer counts."""
+    start(engine)
+    engine.handle(report("started"), at(1))
+    engine.handle(heard("q"), at(2))
+    engine.handle(e.Gone(proplet_id="p", lane="directed", cause="test"), at(3))
+    engine.handle(heard("q"), at(20))
+    run = saved(engine.handle(e.Tick(), at(3 + limits.ATTEMPT_LOST_S)))
+    assert [(a.proplet_id, a.state) for a in run.attempts] == [
+        ("p", AttemptState.LOST),
+        ("q", AttemptState.SENT),
+    ]
+    late = engine.handle(report("finished", results=b"1"), at(40))
+    assert late[0].why == "late_report"
+
+
+def test_heartbeats_put_off_the_loss(engine):
+    """A proplet that is heard of again keeps its attempt, however often it was nearly lost."""
+    start(engine)
+    engine.handle(report("started"), at(1))
+    for s in range(10, 100, 10):
+        held = e.Held(task_id="t", run=1, attempt=1, state="running")
+        assert engine.handle(heard(held=(held,)), at(s)) == []
+
+
+def test_work_with_its_data_on_a_proplet_is_not_moved(engine):
+    """Federated work waits for its own proplet: the data is there."""
+    start(engine, env={"ROUND_ID": "r"})
+    engine.handle(report("started"), at(1))
+    engine.handle(heard("q"), at(2))
+    engine.handle(e.Gone(proplet_id="p", lane="directed", cause="test"), at(3))
+    assert engine.handle(e.Tick(), at(3 + limits.ATTEMPT_LOST_S)) == []
+
+
+def test_stop_ends_a_waiting_run_at_once():
+    """Nobody holds it, so nobody needs to be asked."""
+    engine = Engine()
+    start(engine)
+    out = engine.handle(e.StopRequested(task_id="t", reason="by user", cause="test"), at(1))
+    assert (saved(out).state, saved(out).reason) == (RunState.INTERRUPTED, "by user")
+
+
+def test_stop_repeats_until_answered_and_then_closes_the_run(engine):
+    """A stop is asked for again, then taken as done."""
+    start(engine)
+    engine.handle(report("started"), at(1))
+    out = engine.handle(e.StopRequested(task_id="t", reason="by user", cause="test"), at(2))
+    assert kinds(out) == ["SaveRun", "SendStop"]
+    assert kinds(engine.handle(e.Tick(), at(2 + limits.DISPATCH_RETRY_S))) == ["SendStop"]
+    run = saved(engine.handle(e.Tick(), at(2 + limits.STOP_GRACE_S)))
+    assert (run.state, run.reason) == (RunState.INTERRUPTED, "by user")
+
+
+def test_a_result_that_crosses_a_stop_still_counts(engine):
+    """Work that was done before the stop arrived is not thrown away."""
+    start(engine)
+    engine.handle(report("started"), at(1))
+    engine.handle(e.StopRequested(task_id="t", reason="by user", cause="test"), at(2))
+    assert saved(engine.handle(report("finished", results=b"1"), at(3))).state is RunState.COMPLETED
+
+
+def test_a_live_directed_proplet_cannot_be_talked_down(engine):
+    """A forged legacy `create` or heartbeat for a live directed proplet changes nothing."""
+    forged = e.Announced(proplet_id="p", protocol=1, name="x", cause="test")
+    assert engine.handle(forged, at(1))[0].why == "downgrade"
+    beat = e.Heard(proplet_id="p", lane="legacy", name="x", cause="test")
+    assert engine.handle(beat, at(1))[0].why == "legacy_from_directed"
+
+
+def test_a_claim_of_protocol_2_does_not_move_a_legacy_proplet():
+    """Only a directed message, which proves its sender, enters the directed lane."""
+    engine = Engine()
+    engine.handle(e.Heard(proplet_id="p", lane="legacy", name="n", cause="test"), at(0))
+    engine.handle(e.Announced(proplet_id="p", protocol=2, name="n", cause="test"), at(1))
+    assert engine.ledger.proplets["p"].lane == "legacy"
+    engine.handle(heard(), at(2))
+    assert engine.ledger.proplets["p"].lane == "directed"
+
+
+def test_the_legacy_lane_counts_only_for_its_own_attempts(engine):
+    """A shared-topic result cannot end an attempt on the directed lane, but ends a legacy one."""
+    start(engine)
+    word = e.LegacyReport(task_id="t", proplet_id=None, error="", results=b'"x"', cause="test")
+    assert engine.handle(word, at(1))[0].why == "legacy_from_directed"
+    old = Engine()
+    old.handle(e.Heard(proplet_id="p", lane="legacy", name="n", cause="test"), at(0))
+    assert saved(start(old)).state is RunState.RUNNING
+    assert saved(old.handle(word, at(1))).state is RunState.COMPLETED
+
+
+def test_round_robin_takes_turns():
+    """Tasks without a wish spread over the proplets."""
+    engine = Engine()
+    for name in ("a", "b", "c"):
+        engine.handle(heard(name), at(0))
+    chosen = []
+    for name in ("x", "y", "z"):
+        event = e.StartRequested(task=task(name), number=1, cause="test")
+        chosen.append(saved(engine.handle(event, at(1))).attempt.proplet_id)
+    assert sorted(chosen) == ["a", "b", "c"]
+
+
+def test_a_busy_proplet_takes_the_next_task_when_it_is_free(engine):
+    """One task at a time by default; the next one waits with a reason."""
+    start(engine)
+    other = e.StartRequested(task=task("u"), number=1, cause="test")
+    assert saved(engine.handle(other, at(1))).reason == "all 1 live proplets are busy"
+    out = engine.handle(report("finished"), at(2))
+    assert [c.task.id for c in out if isinstance(c, e.SendStart)] == ["u"]
+
+
+def test_a_restored_engine_goes_on(engine):
+    """After a crash the stored rows are all it needs: the attempt is asked for again, and ends."""
+    out = start(engine)
+    restored = Engine.restore([(task(), saved(out))], engine.ledger.proplets.values(), at(0))
+    restored.validate()
+    assert kinds(restored.handle(heard(), at(5)))[-1] == "SendStart"
+    assert saved(restored.handle(report("finished"), at(6))).state is RunState.COMPLETED
