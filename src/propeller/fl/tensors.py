@@ -78,6 +78,9 @@ class Tensors(Mapping[str, Array]):
     def __hash__(self) -> int:
         return hash(tuple((name, array.dtype.str, array.shape) for name, array in self.items()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozen, (self._arrays,)
+
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.items())
         return f"Tensors({inside})"
@@ -150,10 +153,13 @@ def from_json(obj: object, what: str) -> tuple[Tensors, Metadata]:
     metadata = {_METADATA: _version(obj[_METADATA], what)} if _METADATA in obj else {}
     for name in obj:
         _check_name(name, what)
-    return (
-        frozen({name: _array(value, name, what) for name, value in obj.items() if name != _METADATA}, what),
-        metadata,
-    )
+    arrays: dict[str, Array] = {}
+    room = limits.TENSORS_JSON_ELEMENTS_MAX
+    for name, value in obj.items():
+        if name != _METADATA:
+            arrays[name] = _array(value, name, what, room)
+            room -= arrays[name].size
+    return frozen(arrays, what), metadata
 
 
 def to_json(tensors: Tensors, metadata: Metadata | None = None) -> dict[str, Any]:
@@ -171,7 +177,7 @@ def _version(value: object, what: str) -> int:
     return value
 
 
-def _array(value: object, name: str, what: str) -> Array:
+def _array(value: object, name: str, what: str, room: int) -> Array:
     shape: list[int] = []
     level: Sequence[object] = [value]
     while level and type(level[0]) is list:
@@ -179,6 +185,11 @@ def _array(value: object, name: str, what: str) -> Array:
             raise TooLarge(f"{what}: tensor {name!r} nests lists deeper than {limits.TENSOR_DIMS_MAX} levels")
         rows = _rows(level, name, what)
         shape.append(len(rows[0]))
+        if len(rows) * len(rows[0]) > room:
+            raise TooLarge(
+                f"{what}: tensor {name!r} goes over the limit of {limits.TENSORS_JSON_ELEMENTS_MAX} "
+                "numbers in all; send less"
+            )
         level = list(chain.from_iterable(rows))
     _check_numbers(level, name, what)
     try:

@@ -183,7 +183,7 @@ def find(name: str, builtin: Mapping[str, Strategy]) -> Strategy:
             return made
         raise Unsupported(f"the entry point {point.value} of strategy {name!r} is no Strategy")
     raise BadInput(
-        f"no strategy is called {name[:80]!r}; there are {', '.join(sorted(builtin))}, and any installed under "
-        f"the entry point {ENTRY_POINTS}",
+        f"no strategy is called {name[:80]!r}; built in: {', '.join(sorted(builtin))}; others come "
+        f"with packages that offer the entry point {ENTRY_POINTS}",
         code="unknown_strategy",
     )

@@ -1,0 +1,119 @@
+"""What happens to a round, and what the shell must do about it. Types only; `fl.round` decides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from propeller.errors import CallerError
+from propeller.fl.model_ref import ModelRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """An update that counts, without its tensors."""
+
+    participant: str
+    samples: int
+    content: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+# --- what happens to a round -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """The manager has the round's tasks, or says why it will never have them."""
+
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """An admitted update arrived."""
+
+    update: Accepted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """A task started by hand wants to take part."""
+
+    participant: str
+    base: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: `due_mono_s` may have come. Harmless at any moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregated:
+    """The new model is in the registry."""
+
+    version: int
+    model_hash: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationFailed:
+    """An attempt to aggregate or to store the model failed; `retryable` if it may yet succeed."""
+
+    reason: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """Somebody ends the round."""
+
+    reason: str
+
+
+Event = Launched | Submitted | Joined | Tick | Aggregated | AggregationFailed | Stopped
+
+# --- what the shell must do ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """Store this update with the round, then tell its sender that it counts."""
+
+    update: Accepted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """Tell the sender that this very update already counts."""
+
+    participant: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """Tell the sender why not."""
+
+    error: CallerError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """Tell the task started by hand that it takes part."""
+
+    participant: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    """Aggregate the closed set, in this (ascending) order, and report `Aggregated` or `AggregationFailed`."""
+
+    participants: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """The round has ended: tell the manager, the experiment, and anyone who listens."""
+
+
+Command = Accept | Repeat | Refuse | Welcome | Aggregate | Announce

@@ -1,0 +1,212 @@
+"""From what a peer sent to an `Update`, the only form in which its numbers are trusted. Knows no transport.
+
+`read` turns decoded fields into a `Draft`: well-formed, but of unknown standing. `admit` holds it against the
+round it names and the model it started from. Both raise typed errors with stable codes and nothing else.
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from propeller import limits
+from propeller.core.ids import check_id
+from propeller.errors import BadInput, Denied
+from propeller.fl.model_ref import ModelRef, parse_model_ref
+from propeller.fl.strategies.base import check_samples
+from propeller.fl.tensors import (
+    Tensors,
+    cast_like,
+    check_finite,
+    check_like,
+    check_norm,
+    content_hash,
+    from_json,
+)
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A well-formed update that nobody has vouched for. `content` is what makes a repetition recognisable."""
+
+    round_id: str
+    participant: str
+    base_uri: str
+    base_hash: str
+    samples: int
+    metrics: Metrics
+    tensors: Tensors
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a round demands of its updates."""
+
+    round_id: str
+    participants: frozenset[str]
+    base: ModelRef
+    base_hash: str
+    """Content hash of the base model, empty while it is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """One participant's admitted update: finite, shaped and typed like the base. Made by `admit` only.
+
+    `content` is the SHA-256 of what was sent, tensors and samples, whatever the path and encoding.
+    """
+
+    round_id: str
+    participant: str
+    samples: int
+    metrics: Metrics
+    tensors: Tensors
+    content: str
+
+
+def read(
+    *,
+    round_id: str,
+    participant: str,
+    samples: object,
+    update: object,
+    metrics: object = None,
+    base_uri: str = "",
+    base_hash: str = "",
+) -> Draft:
+    """The draft in the decoded fields of a JSON or CBOR body. Raises `BadInput` or `TooLarge`.
+
+    Codes: `bad_id`, `bad_samples`, `bad_tensor`, `bad_metrics`, `too_large`, `empty_update`.
+    """
+    check_id(round_id, "round_id")
+    check_id(participant, "proplet_id")
+    what = f"the update of {participant!r} for round {round_id!r}"
+    counted = check_samples(samples, what)
+    tensors, _version = from_json(update, what)
+    if not tensors:
+        raise BadInput(f"{what} has no tensors; send the trained model in `update`", code="empty_update")
+    return Draft(
+        round_id=round_id,
+        participant=participant,
+        base_uri=base_uri,
+        base_hash=base_hash,
+        samples=counted,
+        metrics=read_metrics(metrics, what),
+        tensors=tensors,
+        content=content_of(tensors, counted),
+    )
+
+
+def read_metrics(metrics: object, what: str) -> dict[str, float]:
+    """The finite numbers among `metrics`; what else a trainer reports there is left out.
+
+    Raises `BadInput` `bad_metrics` for anything but an object or null, and for over
+    `limits.UPDATE_METRICS_MAX` numbers or a name longer than a tensor's.
+    """
+    if metrics is None:
+        return {}
+    if not isinstance(metrics, Mapping):
+        raise BadInput(f"metrics of {what} must be an object of numbers", code="bad_metrics")
+    kept = {name: number for name, value in metrics.items() if (number := _finite(value)) is not None}
+    if len(kept) > limits.UPDATE_METRICS_MAX:
+        raise BadInput(
+            f"{what} has {len(kept)} metrics; the limit is {limits.UPDATE_METRICS_MAX}", code="bad_metrics"
+        )
+    if any(not isinstance(name, str) or len(name) > limits.TENSOR_NAME_CHARS_MAX for name in kept):
+        raise BadInput(
+            f"a metric of {what} has no name of at most {limits.TENSOR_NAME_CHARS_MAX} characters",
+            code="bad_metrics",
+        )
+    return kept
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def content_of(tensors: Tensors, samples: int) -> str:
+    """SHA-256 hex over `propeller-update-1 NUL`, samples (u64 little-endian) and the tensors' hash."""
+    digest = hashlib.sha256(b"propeller-update-1\0" + struct.pack("<Q", samples))
+    digest.update(bytes.fromhex(content_hash(tensors)))
+    return digest.hexdigest()
+
+
+def admit(draft: Draft, terms: Terms, base: Tensors) -> Update:
+    """The trusted `Update`, in the dtypes of `base`, or the reason why not.
+
+    Raises `Denied` `not_a_participant`; `BadInput` `wrong_base`, `wrong_shape`, `not_finite`, `too_large`.
+    Whether the round still takes updates is the round's to say.
+    """
+    check_participant(draft, terms)
+    check_base(draft, terms)
+    what = f"the update of {draft.participant!r} for round {draft.round_id!r}"
+    check_finite(draft.tensors, what, abs_max=limits.UPDATE_ABS_MAX)
+    tensors = cast_like(draft.tensors, base, what)
+    check_like(tensors, base, what)
+    check_finite(tensors, what)
+    check_norm(tensors, what)
+    return Update(
+        round_id=draft.round_id,
+        participant=draft.participant,
+        samples=draft.samples,
+        metrics=draft.metrics,
+        tensors=tensors,
+        content=draft.content,
+    )
+
+
+def check_participant(draft: Draft, terms: Terms) -> None:
+    """Raise `Denied` `not_a_participant` unless the round asked for this participant."""
+    if draft.participant not in terms.participants:
+        raise Denied(
+            f"{draft.participant!r} is not a participant of round {draft.round_id!r}; it names those who "
+            "may send updates",
+            code="not_a_participant",
+        )
+
+
+def check_base(draft: Draft, terms: Terms) -> None:
+    """Raise `BadInput` `wrong_base` if the update says that it started from another model than the round."""
+    found = ""
+    if draft.base_hash and terms.base_hash and draft.base_hash != terms.base_hash:
+        found = f"the model with hash {draft.base_hash[:16]!r}"
+    elif draft.base_uri and _version(draft.base_uri) != terms.base.version:
+        found = repr(draft.base_uri[:100])
+    if found:
+        raise BadInput(
+            f"the update of {draft.participant!r} started from {found}; round {draft.round_id!r} starts from "
+            f"{terms.base.uri}",
+            code="wrong_base",
+        )
+
+
+def _version(uri: str) -> int | None:
+    try:
+        return parse_model_ref(uri, "base_model_uri").version
+    except BadInput:
+        return None
+
+
+def mean_metrics(updates: Iterable[tuple[int, Metrics]]) -> dict[str, float]:
+    """The mean of each metric over the updates that have it, weighted by samples, whatever their order."""
+    columns: dict[str, list[tuple[int, float]]] = {}
+    for samples, metrics in updates:
+        for name, value in metrics.items():
+            columns.setdefault(name, []).append((samples, value))
+    return {name: _mean(columns[name]) for name in sorted(columns)}
+
+
+def _mean(column: list[tuple[int, float]]) -> float:
+    total = sum(samples for samples, _ in column)
+    # Dividing first keeps the largest doubles finite; fsum rounds once, so order cannot show.
+    return math.fsum(value * (samples / total) for samples, value in column)
