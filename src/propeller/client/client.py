@@ -1,0 +1,66 @@
+"""The asynchronous client: one object per noun over one pool of connections. It holds no state of its own."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from propeller.client.calls import Role
+from propeller.client.data import Datasets, Models
+from propeller.client.rounds import Rounds
+from propeller.client.tasks import Proplets, Tasks
+from propeller.http.client import AiohttpHttp
+from propeller.ports import Http
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where the roles answer; the defaults are those of `propeller up`."""
+
+    manager: str = "http://localhost:7070"
+    coordinator: str = "http://localhost:8086"
+    aggregator: str = "http://localhost:8085"
+    model_registry: str = "http://localhost:8084"
+    data_store: str = "http://localhost:8083"
+
+
+class AsyncClient:
+    """A running system. Use it as an async context manager, or `close()` it.
+
+    `http` may be any `ports.Http`, in memory too; it is closed only if this client made it.
+    """
+
+    def __init__(self, endpoints: Endpoints | None = None, *, http: Http | None = None) -> None:
+        where = endpoints or Endpoints()
+        self._own = AiohttpHttp() if http is None else None
+        used = http or self._own
+        assert used is not None  # noqa: S101 - one of the two lines above made it
+        self._roles = {
+            "manager": Role(used, "manager", where.manager, "--manager-url"),
+            "coordinator": Role(used, "coordinator", where.coordinator, "--coordinator-url"),
+            "aggregator": Role(used, "aggregator", where.aggregator, "--aggregator-url"),
+            "model-registry": Role(used, "model registry", where.model_registry, "--model-registry-url"),
+            "data-store": Role(used, "data store", where.data_store, "--data-store-url"),
+        }
+        self.tasks = Tasks(self._roles["manager"])
+        self.proplets = Proplets(self._roles["manager"])
+        self.fl = Rounds(self._roles["manager"], self._roles["coordinator"])
+        self.models = Models(self._roles["model-registry"])
+        self.datasets = Datasets(self._roles["data-store"])
+
+    async def health(self, role: str = "manager") -> dict[str, Any]:
+        """What the role's `GET /health` shows; an unwell role raises `PeerUnavailable`."""
+        return await self._roles[role].get(dict[str, Any], "/health")
+
+    async def aggregate(self, updates: list[dict[str, Any]]) -> dict[str, Any]:
+        """The weighted mean of `updates`, each with `num_samples` and `update`, by the aggregator alone."""
+        return await self._roles["aggregator"].post(dict[str, Any], "/aggregate", {"updates": updates})
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._own is not None:
+            await self._own.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
