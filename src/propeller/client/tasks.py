@@ -82,8 +82,8 @@ class Tasks:
                     pause_s = min(POLL_S_MAX, pause_s * 1.5)
         except TimeoutError:
             raise PeerUnavailable(
-                f"task {task_id} has not ended within {timeout_s:g} s; `propeller tasks view {task_id}` shows "
-                "why it waits",
+                f"task {task_id} has not ended within {timeout_s:g} s; `propeller tasks view {task_id}` "
+                "shows why it waits",
                 code="timeout",
             ) from None
         return task
