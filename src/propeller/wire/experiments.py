@@ -1,0 +1,239 @@
+"""HTTP bodies of experiments, rounds and updates. Field names are the original's where it has the route.
+
+A request may leave out or send as null whatever has a default here; unknown fields are ignored. What is typed
+`Any` is checked by `fl`, which says which tensor or number is wrong.
+"""
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+_deterministic = msgspec.json.Encoder(order="deterministic")
+
+NonNegative = Annotated[int, Meta(ge=0)]
+
+
+class StrategyBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which strategy aggregates, with its options; an empty name is the default one."""
+
+    name: str = ""
+    options: dict[str, Any] | None = None
+
+
+class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`POST /experiments`. From `rounds` on the fields are ours: without them it is one round, as it was."""
+
+    experiment_id: str | None = None
+    round_id: str | None = None
+    model_ref: str | None = None
+    participants: list[str] | None = None
+    hyperparams: dict[str, Any] | None = None
+    k_of_n: NonNegative | None = None
+    timeout_s: float | None = None
+    task_wasm_image: str | None = None
+    rounds: NonNegative | None = None
+    strategy: StrategyBody | str | None = None
+    seed: NonNegative | None = None
+    min_updates: NonNegative | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 hex of what is asked: equal for equal requests, however they are spelled."""
+        chosen = StrategyBody(name=self.strategy) if isinstance(self.strategy, str) else self.strategy
+        said = {name: value for name in self.__struct_fields__ if (value := getattr(self, name))}
+        said |= {"strategy": chosen} if chosen else {}
+        return hashlib.sha256(_deterministic.encode(said)).hexdigest()
+
+
+class ExperimentConfigured(Struct, frozen=True, kw_only=True):
+    """Its answer; `model_version` is the version that the first round starts from."""
+
+    experiment_id: str
+    round_id: str
+    model_version: int
+    status: Literal["configured"] = "configured"
+
+
+class UpdateBody(Struct, frozen=True, kw_only=True):
+    """`POST /update`, and an update by MQTT: what a trainer prints. `base_hash`, `update_token` are ours."""
+
+    round_id: str | None = None
+    proplet_id: str | None = None
+    base_model_uri: str | None = None
+    base_hash: str | None = None
+    num_samples: Any = None
+    metrics: Any = None
+    update: Any = None
+    update_token: str | None = None
+
+
+class UpdateAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Its answer; `duplicate` if this very update already counted."""
+
+    status: str
+    duplicate: bool = False
+
+
+class JoinBody(Struct, frozen=True, kw_only=True):
+    """`POST /rounds/{id}/join`: a task started by hand on this proplet, from this model, wants to take part."""
+
+    proplet_id: str | None = None
+    model_uri: str | None = None
+    image: str | None = None
+    hyperparams: dict[str, Any] | None = None
+    timeout_s: float | None = None
+
+
+class JoinAnswer(Struct, frozen=True, kw_only=True):
+    """Its answer; `manual` if tasks started by hand opened the round."""
+
+    round_id: str
+    manual: bool
+    model_ref: str
+    status: Literal["joined"] = "joined"
+
+
+class RoundStatus(Struct, frozen=True, kw_only=True):
+    """How far a round is. `completed` only once its model is stored."""
+
+    round_id: str
+    completed: bool
+    state: str
+    reason: str
+    num_updates: int
+    k_of_n: int
+    model_version: int | None
+
+
+class RoundStatusBoth(RoundStatus, frozen=True, kw_only=True):
+    """The same flat and nested: the original's coordinator and manager each want one of them."""
+
+    status: RoundStatus
+
+
+class UpdateView(Struct, frozen=True, kw_only=True):
+    """One accepted update of a round."""
+
+    participant: str
+    samples: int
+    bytes: int
+    metrics: dict[str, float]
+    content_hash: str
+    received_at: str
+    seconds: float
+
+
+class RoundView(Struct, frozen=True, kw_only=True):
+    """One round. `seconds` is from its start to its end, or to now; `refused` counts refusals by code."""
+
+    round_id: str
+    experiment_id: str
+    number: int
+    state: str
+    reason: str
+    participants: list[str]
+    k_of_n: int
+    min_updates: int
+    timeout_s: float
+    manual: bool
+    base_model: str
+    base_version: int
+    base_hash: str
+    model_version: int | None
+    model_hash: str
+    num_updates: int
+    total_samples: int
+    metrics: dict[str, float]
+    refused: dict[str, int]
+    started_at: str
+    ended_at: str | None
+    seconds: float
+
+
+class RoundDetail(RoundView, frozen=True, kw_only=True):
+    """One round with its updates, in participant order."""
+
+    bytes: int
+    updates: list[UpdateView]
+
+
+class RoundPage(Struct, frozen=True, kw_only=True):
+    """Rounds, newest first."""
+
+    offset: int
+    limit: int
+    total: int
+    rounds: list[RoundView]
+
+
+class ExperimentView(Struct, frozen=True, kw_only=True):
+    """One experiment. `round_id` is its latest round, `model_version` the newest version it has made or had."""
+
+    experiment_id: str
+    round_id: str
+    state: str
+    reason: str
+    round: int
+    rounds: int
+    participants: list[str]
+    k_of_n: int
+    min_updates: int
+    timeout_s: float
+    task_wasm_image: str
+    hyperparams: dict[str, Any] | None
+    strategy: StrategyBody
+    seed: int
+    base_model: str
+    model_ref: str
+    model_version: int
+    created_at: str
+    ended_at: str | None
+
+
+class ExperimentDetail(ExperimentView, frozen=True, kw_only=True):
+    """One experiment with the latest rounds of its id, newest first."""
+
+    history: list[RoundView]
+
+
+class ExperimentPage(Struct, frozen=True, kw_only=True):
+    """Experiments, newest first."""
+
+    offset: int
+    limit: int
+    total: int
+    experiments: list[ExperimentView]
+
+
+class TaskConfig(Struct, frozen=True, kw_only=True):
+    """For whom a task's description is."""
+
+    proplet_id: str
+
+
+class RoundTask(Struct, frozen=True, kw_only=True):
+    """What a participant does in a round."""
+
+    round_id: str
+    model_ref: str
+    config: TaskConfig
+    hyperparams: dict[str, Any] | None
+
+
+class RoundTaskAnswer(Struct, frozen=True, kw_only=True):
+    """`GET /task`."""
+
+    task: RoundTask
+
+
+class NextRound(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`GET /rounds/next`: the newest model that a round made, if any did."""
+
+    next_round_available: bool
+    message: str = ""
+    last_completed_round: str = ""
+    new_model_version: int | None = None
+    model_uri: str = ""
+    status: str = ""

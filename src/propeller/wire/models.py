@@ -1,0 +1,51 @@
+"""HTTP bodies between the coordinator, the aggregator and the model registry."""
+
+from typing import Any
+
+from msgspec import Struct
+
+
+class StrategyUsed(Struct, frozen=True, kw_only=True):
+    """Which algorithm made a model, so that it can be made again."""
+
+    name: str
+    version: int
+    options: dict[str, Any]
+
+
+class StoreModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`POST /models`: without `version` the registry gives the next one, once for each `round_id`."""
+
+    model: dict[str, Any]
+    name: str
+    version: int | None = None
+    parent: int | None = None
+    round_id: str | None = None
+    strategy: StrategyUsed | None = None
+    participants: list[str] = []
+    metrics: dict[str, float] = {}
+
+
+class ModelStored(Struct, frozen=True, kw_only=True):
+    """Its answer. `sha256` is the content hash of the tensors; an older registry does not say it."""
+
+    version: int
+    sha256: str = ""
+
+
+class UpdateToFold(Struct, frozen=True, kw_only=True):
+    """One update of `POST /aggregate`."""
+
+    round_id: str
+    proplet_id: str
+    num_samples: int
+    update: dict[str, Any]
+
+
+class AggregateBody(Struct, frozen=True, kw_only=True):
+    """`POST /aggregate`: updates in participant order; the answer is the bare model object."""
+
+    updates: list[UpdateToFold]
+    strategy: str
+    options: dict[str, Any]
+    base: dict[str, Any]
