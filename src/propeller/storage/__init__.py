@@ -1,0 +1,18 @@
+"""Durable data: SQLite with group commit, content-addressed blobs, and the store of each role on top of them.
+
+It knows how data are kept, and nothing of why: no decisions, no messages, no HTTP.
+
+Where things are (`ROLE` is `manager`, `coordinator`, `registry`, `data_store`, …):
+
+    sqlite.py                       Database: one file, one writer, many writes per fsync
+    queries.py                      Queries: SQL read from named, commented files
+    blobs.py, memory_blobs.py       content by SHA-256, on disk and in memory
+    ROLE_store.py                   what the role keeps, over Database and Queries
+    ROLE_memory.py                  its twin in plain Python, for the same contract suite
+    migrations/ROLE/0001_NAME.sql   the schema; forward only, no gaps, never edited once released
+    sql/ROLE/THINGS.sql             the queries: blocks that begin with `-- name: insert_task` and a comment
+    sql/database/                   the queries of Database itself
+
+`Database.open(path, role=ROLE, base=B)` and `Queries.load(ROLE, "THINGS.sql")` find these folders by the
+role. The table `meta` belongs to Database. SQL folders need no `__init__.py`.
+"""
