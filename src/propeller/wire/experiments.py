@@ -77,7 +77,7 @@ class UpdateAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JoinBody(Struct, frozen=True, kw_only=True):
-    """`POST /rounds/{id}/join`: a task started by hand on this proplet, from this model, wants to take part."""
+    """`POST /rounds/{id}/join`: a task started by hand on this proplet wants to take part."""
 
     proplet_id: str | None = None
     model_uri: str | None = None
@@ -169,7 +169,7 @@ class RoundPage(Struct, frozen=True, kw_only=True):
 
 
 class ExperimentView(Struct, frozen=True, kw_only=True):
-    """One experiment. `round_id` is its latest round, `model_version` the newest version it has made or had."""
+    """One experiment. `round_id` is its latest round, `model_version` its newest model."""
 
     experiment_id: str
     round_id: str

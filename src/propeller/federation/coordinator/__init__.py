@@ -1,0 +1,1 @@
+"""The coordinator: owns experiments and rounds, admits updates, has them aggregated."""

@@ -1,0 +1,354 @@
+"""All live experiments and rounds in memory, and what one batch of events changes in them. No I/O, no clock.
+
+Every method is one decision: it moves machines of `fl` and notes in a `Batch` what must be written and done.
+Nothing noted counts before the store has committed the batch; if it cannot, the engine is loaded anew.
+A round that has ended stays here until its end is written (`settle`), so that late updates hear the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from propeller import limits
+from propeller.errors import Bug, CallerError, Conflict
+from propeller.federation.coordinator.notices import complete_notice, next_notice, start_notice
+from propeller.fl.experiment import (
+    Experiment,
+    ExperimentEvent,
+    ExperimentSpec,
+    OpenRound,
+    RoundDone,
+    RoundLost,
+    StopAsked,
+    StopRound,
+    generated_id,
+)
+from propeller.fl.model_ref import ModelRef
+from propeller.fl.round import Round, RoundSpec, RoundState
+from propeller.fl.round_events import (
+    Accept,
+    Accepted,
+    Aggregate,
+    Aggregated,
+    AggregationFailed,
+    Announce,
+    Event,
+    Joined,
+    Launched,
+    Refuse,
+    Repeat,
+    Stopped,
+    Submitted,
+    Tick,
+)
+from propeller.fl.store import (
+    Changes,
+    Content,
+    ExperimentRecord,
+    Live,
+    Notice,
+    NoticeKind,
+    RoundRecord,
+    StoredUpdate,
+    UpdateRecord,
+)
+from propeller.fl.update import Update
+from propeller.ports import Instant
+
+
+@dataclass(slots=True, kw_only=True)
+class LiveRound:
+    """A round in memory, with its times for people."""
+
+    round: Round
+    started_wall_s: float
+    ended_wall_s: float | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a batch of decisions wants written, and what to do once it is."""
+
+    rounds: dict[str, LiveRound] = field(default_factory=dict)
+    experiments: dict[str, ExperimentRecord] = field(default_factory=dict)
+    updates: list[StoredUpdate] = field(default_factory=list)
+    notices: dict[tuple[str, NoticeKind], Notice] = field(default_factory=dict)
+    done: set[tuple[str, NoticeKind]] = field(default_factory=set)
+    aggregate: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rounds to aggregate: id → participants of the closed set."""
+
+    def changes(self, now: Instant) -> Changes:
+        """What the store must commit."""
+        return Changes(
+            experiments=tuple(self.experiments.values()),
+            rounds=tuple(round_record(live, now) for live in self.rounds.values()),
+            updates=tuple(self.updates),
+            notices=tuple(self.notices.values()),
+            done=tuple(sorted(self.done)),
+        )
+
+
+class Engine:
+    """The live part of the coordinator. Methods raise `CallerError` for what a caller must hear."""
+
+    def __init__(self) -> None:
+        self.rounds: dict[str, LiveRound] = {}
+        self.experiments: dict[str, ExperimentRecord] = {}
+
+    def load(self, live: Live, now: Instant) -> None:
+        """Replace everything by what the store holds, deadlines re-armed for `now`."""
+        self.experiments = {record.experiment.spec.series: record for record in live.experiments}
+        self.rounds = {
+            record.spec.round_id: LiveRound(
+                round=_restored(record, accepted, now), started_wall_s=record.started_wall_s
+            )
+            for record, accepted in live.rounds
+        }
+
+    def settle(self, batch: Batch) -> None:
+        """The batch is written: forget what has ended."""
+        for round_id, live in batch.rounds.items():
+            if live.round.over:
+                self.rounds.pop(round_id, None)
+        for series, record in batch.experiments.items():
+            if record.experiment.over:
+                self.experiments.pop(series, None)
+
+    def due_mono_s(self) -> float | None:
+        """When `tick` is next of use."""
+        dues = [due for live in self.rounds.values() if (due := live.round.due_mono_s) is not None]
+        return min(dues, default=None)
+
+    def claims(self, round_ids: set[str], experiment_id: str) -> str | None:
+        """One of `round_ids` that is live or promised to a later round of a live experiment, or None."""
+        for round_id in round_ids & self.rounds.keys():
+            return round_id
+        for record in self.experiments.values():
+            spec = record.experiment.spec
+            if spec.experiment_id == experiment_id and spec.rounds > 1:
+                return spec.series
+            for round_id in round_ids:
+                head, _, number = round_id.rpartition("-")
+                if (
+                    head == spec.experiment_id
+                    and number.isdecimal()
+                    and _promised(spec, round_id, int(number))
+                ):
+                    return round_id
+        return None
+
+    # --- decisions -----------------------------------------------------------------------------------------
+
+    def open(self, spec: ExperimentSpec, *, digest: str, base_hash: str, batch: Batch, now: Instant) -> bool:
+        """Begin an experiment; its first round collects at once. False if this very request opened it."""
+        known = self.experiments.get(spec.series)
+        if known is not None and known.digest == digest:
+            return False
+        ids = {spec.round_id(number) for number in range(1, spec.rounds + 1)}
+        if taken := self.claims(ids, spec.experiment_id):
+            raise Conflict(
+                f"round {taken!r} belongs to an experiment that is under way; choose other ids, or stop it",
+                code="round_id_taken",
+            )
+        self._keep(Experiment(spec=spec, model=spec.model), digest, batch, now)
+        self._open_round(spec.round_spec(1, spec.model, base_hash), batch, now, launched=True)
+        return True
+
+    def submit(
+        self, update: Update, *, size: int, content: Content, batch: Batch, now: Instant
+    ) -> bool | None:
+        """True if the update counts now, False if it counted already, None if the round is not live."""
+        live = self.rounds.get(update.round_id)
+        if live is None:
+            return None
+        accepted = Accepted(
+            participant=update.participant,
+            samples=update.samples,
+            content=update.content,
+            metrics=update.metrics,
+        )
+        record = UpdateRecord(
+            round_id=update.round_id,
+            accepted=accepted,
+            bytes=size,
+            received_wall_s=now.wall_s,
+            seconds=max(0.0, now.wall_s - live.started_wall_s),
+        )
+        reply = self._apply(live, Submitted(update=accepted), batch, now)
+        if isinstance(reply, Accept):
+            batch.updates.append(StoredUpdate(record=record, content=content))
+        return isinstance(reply, Accept)
+
+    def refused(self, round_id: str, code: str) -> None:
+        """Count a refusal; it is written with the round's next change."""
+        if live := self.rounds.get(round_id):
+            live.round.refuse(code)
+
+    def join(self, round_id: str, event: Joined, *, batch: Batch, now: Instant) -> RoundSpec | None:
+        """The round that a task started by hand takes part in from now on; None if it is not live."""
+        live = self.rounds.get(round_id)
+        if live is None:
+            return None
+        self._apply(live, event, batch, now)
+        return live.round.spec
+
+    def launched(self, round_id: str, refused: str, *, batch: Batch, now: Instant) -> None:
+        """The manager has (or refused) the round."""
+        batch.done.add((round_id, "start"))
+        if live := self.rounds.get(round_id):
+            self._apply(live, Launched(refused=refused), batch, now)
+
+    def closed(self, round_id: str, *, batch: Batch) -> None:
+        """The manager knows that the round has ended."""
+        batch.done.add((round_id, "complete"))
+
+    def expire(self, key: tuple[str, NoticeKind], *, batch: Batch) -> None:
+        """A notice went out as often as it should."""
+        batch.done.add(key)
+
+    def stop(self, series: str, *, batch: Batch, now: Instant) -> None:
+        """End an experiment and its round; one that is not live has ended already."""
+        if record := self.experiments.get(series):
+            self._advance(record, StopAsked(), batch, now)
+
+    def tick(self, *, batch: Batch, now: Instant) -> None:
+        """Let every round see the time."""
+        for live in list(self.rounds.values()):
+            due = live.round.due_mono_s
+            if due is not None and now.mono_s >= due:
+                self._apply(live, Tick(), batch, now)
+
+    def aggregation(
+        self, round_id: str, event: Aggregated | AggregationFailed, *, batch: Batch, now: Instant
+    ) -> None:
+        """An attempt to aggregate a round ended."""
+        if live := self.rounds.get(round_id):
+            self._apply(live, event, batch, now)
+
+    # -------------------------------------------------------------------------------------------------------
+
+    def _apply(self, live: LiveRound, event: Event, batch: Batch, now: Instant) -> Accept | Repeat | None:
+        """Move one round; raise what its sender must hear. Only changes that matter are written."""
+        reply: Accept | Repeat | None = None
+        refusal: CallerError | None = None
+        before = live.round.state, len(live.round.accepted), len(live.round.participants)
+        for command in live.round.handle(event, now.mono_s):
+            match command:
+                case Accept() | Repeat():
+                    reply = command
+                case Refuse(error=refusal):
+                    pass
+                case Aggregate(participants=participants):
+                    batch.aggregate[live.round.spec.round_id] = participants
+                case Announce():
+                    self._announce(live, batch, now)
+        if (live.round.state, len(live.round.accepted), len(live.round.participants)) != before:
+            batch.rounds[live.round.spec.round_id] = live
+        if refusal is not None:
+            raise refusal
+        return reply
+
+    def _announce(self, live: LiveRound, batch: Batch, now: Instant) -> None:
+        round_ = live.round
+        live.ended_wall_s = now.wall_s
+        _note(batch, complete_notice(round_, now.wall_s))
+        batch.done.add((round_.spec.round_id, "start"))
+        batch.notices.pop((round_.spec.round_id, "start"), None)
+        record = self.experiments.get(round_.spec.series)
+        if round_.state is RoundState.COMPLETED:
+            _note(batch, next_notice(round_, now.wall_s))
+        if record is not None:
+            self._advance(record, _outcome(round_), batch, now)
+
+    def _advance(self, record: ExperimentRecord, event: ExperimentEvent, batch: Batch, now: Instant) -> None:
+        experiment, commands = record.experiment.handle(event)
+        if experiment == record.experiment:
+            return
+        spec = experiment.spec
+        self._keep(experiment, record.digest, batch, now, created_wall_s=record.created_wall_s)
+        for command in commands:
+            match command:
+                case OpenRound(spec=following):
+                    self._open_round(following, batch, now, launched=False)
+                    _note(batch, start_notice(spec, following, now.wall_s))
+                case StopRound(round_id=round_id):
+                    if live := self.rounds.get(round_id):
+                        self._apply(live, Stopped(reason="stopped"), batch, now)
+
+    def _keep(
+        self,
+        experiment: Experiment,
+        digest: str,
+        batch: Batch,
+        now: Instant,
+        *,
+        created_wall_s: float | None = None,
+    ) -> None:
+        record = ExperimentRecord(
+            experiment=experiment,
+            digest=digest,
+            created_wall_s=now.wall_s if created_wall_s is None else created_wall_s,
+            ended_wall_s=now.wall_s if experiment.over else None,
+        )
+        self.experiments[experiment.spec.series] = record
+        batch.experiments[experiment.spec.series] = record
+
+    def _open_round(self, spec: RoundSpec, batch: Batch, now: Instant, *, launched: bool) -> None:
+        if spec.round_id in self.rounds:
+            raise Bug(f"round {spec.round_id!r} is opened twice: {self.rounds[spec.round_id].round.history}")
+        live = LiveRound(
+            round=Round(spec, launched=launched, now_mono_s=now.mono_s), started_wall_s=now.wall_s
+        )
+        self.rounds[spec.round_id] = live
+        batch.rounds[spec.round_id] = live
+
+
+def round_record(live: LiveRound, now: Instant) -> RoundRecord:
+    """A live round as it is stored at `now`."""
+    round_ = live.round
+    return RoundRecord(
+        spec=round_.spec,
+        state=round_.state,
+        reason=round_.reason,
+        participants=tuple(round_.participants),
+        num_updates=len(round_.accepted),
+        samples=round_.samples,
+        version=round_.version,
+        model_hash=round_.model_hash,
+        metrics=dict(round_.metrics),
+        refused=dict(round_.refused),
+        remaining_s=round_.remaining_s(now.mono_s),
+        stamped_wall_s=now.wall_s,
+        started_wall_s=live.started_wall_s,
+        ended_wall_s=live.ended_wall_s,
+    )
+
+
+def _restored(record: RoundRecord, accepted: Sequence[Accepted], now: Instant) -> Round:
+    """What is left of a deadline by the wall clock, never nothing: peers could not reach us."""
+    gone_s = max(0.0, now.wall_s - record.stamped_wall_s)
+    return Round.restored(
+        record.spec,
+        state=record.state,
+        participants=record.participants,
+        accepted=accepted,
+        refused=record.refused,
+        remaining_s=max(record.remaining_s - gone_s, limits.ROUND_RESTART_GRACE_S),
+        now_mono_s=now.mono_s,
+    )
+
+
+def _outcome(round_: Round) -> RoundDone | RoundLost:
+    spec = round_.spec
+    if round_.state is RoundState.COMPLETED and round_.version is not None:
+        made = ModelRef(name=spec.base.name, version=round_.version)
+        return RoundDone(number=spec.number, base=made, base_hash=round_.model_hash)
+    return RoundLost(number=spec.number, reason=round_.reason)
+
+
+def _promised(spec: ExperimentSpec, round_id: str, number: int) -> bool:
+    return 1 < number <= spec.rounds and generated_id(spec.experiment_id, number) == round_id
+
+
+def _note(batch: Batch, notice: Notice) -> None:
+    batch.notices[notice.key] = notice
+    batch.done.discard(notice.key)

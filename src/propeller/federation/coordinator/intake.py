@@ -1,0 +1,210 @@
+"""Where updates come in, whatever path they took: one way to read, admit and store them.
+
+Knows no topics and no routes. What a sender may hear is raised from the error tree; `Answer` is the good news.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, Protocol, TypeVar
+
+from propeller import limits
+from propeller.errors import BadInput, CallerError, Conflict, Denied, NotFound
+from propeller.federation.coordinator.engine import Batch, Engine
+from propeller.federation.coordinator.peers import Peers
+from propeller.federation.coordinator.settings import CoordinatorSettings
+from propeller.federation.offload import Offload
+from propeller.fl import update as updates
+from propeller.fl.store import Content, CoordinatorStore
+from propeller.fl.tensors import Tensors, to_safetensors
+from propeller.fl.token import verify_token
+from propeller.fl.update import Draft, Terms, Update
+from propeller.ports import Blobs, Instant
+from propeller.wire import cbor, codec
+from propeller.wire.experiments import UpdateBody
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Form = Literal["json", "cbor"]
+Answer = Literal["accepted", "duplicate"]
+
+
+class Decide(Protocol):
+    """Has a decision made and committed; returns its result, raises what it raised."""
+
+    async def __call__(self, decision: Callable[[Batch, Instant], T], /) -> T:
+        """Wait until what was decided is on disk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """What the path says of an update's origin: ids from a topic, and whether they are proven there."""
+
+    round_id: str = ""
+    participant: str = ""
+    proven: bool = False
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What was read: a draft, or why there is none, and for which round."""
+
+    round_id: str
+    token: str = ""
+    draft: Draft | None = None
+    error: CallerError | None = None
+
+
+class Intake:
+    """Takes updates in."""
+
+    def __init__(
+        self,
+        *,
+        settings: CoordinatorSettings,
+        engine: Engine,
+        store: CoordinatorStore,
+        blobs: Blobs,
+        peers: Peers,
+        offload: Offload,
+        decide: Decide,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._store = store
+        self._blobs = blobs
+        self._peers = peers
+        self._offload = offload
+        self._decide = decide
+
+    async def take(self, raw: bytes, form: Form, sender: Sender) -> Answer:
+        """The update in `raw` counts once this returns. Raises `CallerError` with the reason, `PeerError`."""
+        reading = await self._run(len(raw), read_update, raw, form, sender.round_id, sender.participant)
+        try:
+            draft = _drafted(reading)
+            self._check_token(draft, reading.token, sender)
+            prepared = await self._prepare(draft)
+        except CallerError as error:
+            self._engine.refused(reading.round_id, error.reason)
+            raise
+        if prepared is None:
+            return await self._after_the_end(draft)
+        update, content = prepared
+        stored = await self._stored(update, content)
+        counted = await self._decide(
+            lambda batch, now: self._engine.submit(
+                update, size=len(raw), content=stored, batch=batch, now=now
+            )
+        )
+        if counted is None:
+            return await self._after_the_end(draft)
+        return "accepted" if counted else "duplicate"
+
+    def _check_token(self, draft: Draft, in_body: str, sender: Sender) -> None:
+        token = sender.token or in_body
+        if not token and (sender.proven or not self._settings.require_update_token):
+            return
+        secret = self._settings.token_secret
+        if not secret or not verify_token(secret, draft.round_id, draft.participant, token):
+            raise Denied(
+                f"the update of {draft.participant!r} for round {draft.round_id!r} "
+                + ("carries a wrong update token" if token else "carries no update token")
+                + "; the task's start message has the right one",
+                code="bad_token",
+            )
+
+    async def _prepare(self, draft: Draft) -> tuple[Update, bytes] | None:
+        live = self._engine.rounds.get(draft.round_id)
+        if live is None:
+            return None
+        spec = live.round.spec
+        terms = Terms(
+            round_id=spec.round_id,
+            participants=frozenset(live.round.participants),
+            base=spec.base,
+            base_hash=spec.base_hash,
+        )
+        updates.check_participant(draft, terms)
+        base, _ = await self._peers.base(spec.base)
+        return await self._run(draft.tensors.bytes, admit_update, draft, terms, base)
+
+    async def _stored(self, update: Update, content: bytes) -> Content:
+        live = self._engine.rounds.get(update.round_id)
+        hopeless = live is None or live.round.over or update.participant in live.round.accepted
+        if hopeless or len(content) <= limits.BLOB_INLINE_BYTES_MAX:
+            return Content(inline=content)
+        return Content(blob=await self._blobs.put(content))
+
+    async def _after_the_end(self, draft: Draft) -> Answer:
+        """The answer for a round that is not live: unknown, or closed for all but a repetition."""
+        where = f"round {draft.round_id!r}"
+        record = await self._store.round(draft.round_id)
+        if record is None:
+            raise NotFound(f"there is no {where}; register it first", code="unknown_round")
+        if draft.participant not in record.participants:
+            raise Denied(f"{draft.participant!r} is not a participant of {where}", code="not_a_participant")
+        for known in await self._store.updates(draft.round_id):
+            if known.accepted.participant == draft.participant:
+                if known.accepted.content == draft.content:
+                    return "duplicate"
+                raise Conflict(
+                    f"{draft.participant!r} already sent another update for {where}; the first one counts",
+                    code="already_submitted",
+                )
+        raise Conflict(f"{where} is {record.state}; it takes no more updates", code="round_closed")
+
+    async def _run(self, size: int, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if size <= limits.HTTP_JSON_OFFLOAD_BYTES:
+            return work(*args, **kwargs)
+        return await self._offload(work, *args, **kwargs)
+
+
+def _drafted(reading: Reading) -> Draft:
+    if reading.draft is None:
+        raise reading.error or BadInput("the update is not readable")
+    return reading.draft
+
+
+def read_update(raw: bytes, form: Form, round_id: str, participant: str) -> Reading:
+    """What `raw` says. `round_id` and `participant` come from a topic, or are empty: then `raw` must have them.
+
+    Raises `DecodeError` or `TooLarge` for bytes that are no update; a wrong value is in the `Reading`.
+    """
+    decode = cbor.decode if form == "cbor" else codec.decode
+    body = decode(UpdateBody, raw, what="the update", limit_bytes=limits.UPDATE_BYTES_MAX)
+    named = round_id or body.round_id or ""
+    try:
+        _check_origin(body, round_id, participant)
+        draft = updates.read(
+            round_id=named,
+            participant=participant or body.proplet_id or "",
+            samples=body.num_samples,
+            update=body.update,
+            metrics=body.metrics,
+            base_uri=body.base_model_uri or "",
+            base_hash=body.base_hash or "",
+        )
+    except CallerError as error:
+        return Reading(round_id=named, error=error)
+    return Reading(round_id=named, token=body.update_token or "", draft=draft)
+
+
+def _check_origin(body: UpdateBody, round_id: str, participant: str) -> None:
+    for said, proven, what in (
+        (body.round_id, round_id, "round_id"),
+        (body.proplet_id, participant, "proplet_id"),
+    ):
+        if not (said or proven):
+            raise BadInput(f"the update has no {what}; name it", code=f"missing_{what}")
+        if said and proven and said != proven:
+            raise Denied(
+                f"the update says {what} {said[:80]!r}, but came by the topic of {proven[:80]!r}",
+                code="wrong_sender",
+            )
+
+
+def admit_update(draft: Draft, terms: Terms, base: Tensors) -> tuple[Update, bytes]:
+    """The admitted update and its safetensors file."""
+    update = updates.admit(draft, terms, base)
+    return update, to_safetensors(update.tensors)
