@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from functools import wraps
 from typing import Any, Self, TypeVar
 
@@ -14,17 +14,20 @@ T = TypeVar("T")
 
 _NOUNS = ("tasks", "proplets", "fl", "models", "datasets")
 _STOP_S = 5.0
+_END = object()
 
 
 class _Blocking:
     """A noun of `AsyncClient` whose coroutine functions block until they have an answer."""
 
-    def __init__(self, noun: object, run: Callable[[Coroutine[Any, Any, T]], T]) -> None:
+    def __init__(self, noun: object, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._noun = noun
         self._run = run
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._noun, name)
+        if inspect.isasyncgenfunction(member):
+            return wraps(member)(lambda *args, **kwargs: self._drain(member(*args, **kwargs)))
         if not inspect.iscoroutinefunction(member):
             return member
 
@@ -34,8 +37,19 @@ class _Blocking:
 
         return blocking
 
+    def _drain(self, items: AsyncGenerator[Any, None]) -> Iterator[Any]:
+        try:
+            while (item := self._run(_next(items))) is not _END:
+                yield item
+        finally:
+            self._run(items.aclose())
+
     def __dir__(self) -> list[str]:
         return dir(self._noun)
+
+
+async def _next(items: AsyncGenerator[Any, None]) -> Any:
+    return await anext(items, _END)
 
 
 class Client:

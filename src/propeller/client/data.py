@@ -7,24 +7,7 @@ import msgspec
 
 from propeller.client.calls import Role, part
 from propeller.fl.versions import GLOBAL_MODEL
-
-
-class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST /models`. Without `version` the registry gives the next number."""
-
-    model: dict[str, Any]
-    version: int | None = None
-    name: str = GLOBAL_MODEL
-    parent: int | None = None
-
-
-class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to `POST /models`; `duplicate` if the same content was there already."""
-
-    version: int
-    name: str = GLOBAL_MODEL
-    sha256: str = ""
-    duplicate: bool = False
+from propeller.wire.models import ModelStored, StoreModel
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,9 +59,9 @@ class Models:
     def __init__(self, registry: Role) -> None:
         self._registry = registry
 
-    async def post(self, body: ModelBody) -> StoredModel:
+    async def post(self, body: StoreModel) -> ModelStored:
         """Store a version; the same number with the same content again is no error."""
-        return await self._registry.post(StoredModel, "/models", body)
+        return await self._registry.post(ModelStored, "/models", body)
 
     async def get(self, version: int, *, name: str = GLOBAL_MODEL) -> dict[str, Any]:
         """The bare model: tensor names and nested lists of numbers."""

@@ -1,67 +1,45 @@
-"""Experiments, rounds and updates: the manager's routes, and the coordinator's own view of a round.
+"""Experiments, rounds and updates: the manager's routes, and what only the coordinator shows.
 
 It must not know how updates are checked or folded.
 """
 
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator
 
 import msgspec
 
 from propeller.client.calls import Role, part
+from propeller.errors import PeerUnavailable
+from propeller.wire.experiments import (
+    ExperimentBody,
+    ExperimentConfigured,
+    ExperimentDetail,
+    ExperimentPage,
+    RoundDetail,
+    RoundPage,
+    RoundStatus,
+    RoundTask,
+    RoundTaskAnswer,
+    UpdateAnswer,
+    UpdateBody,
+)
+
+POLL_S = 0.05
+POLL_S_MAX = 1.0
+CBOR = "application/cbor"
 
 
-class ExperimentBody(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST /fl/experiments`. `rounds` over 1 lets the coordinator start each next round by itself."""
+class _Configured(msgspec.Struct, frozen=True, kw_only=True):
+    """The manager's answer, which an older one gives without the model's version."""
 
     experiment_id: str
-    model_ref: str
-    participants: list[str]
-    task_wasm_image: str
-    round_id: str | None = None
-    rounds: int | None = None
-    hyperparams: dict[str, Any] | None = None
-    k_of_n: int | None = None
-    timeout_s: float | None = None
-    seed: int | None = None
-
-
-class Configured(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to `POST /fl/experiments`."""
-
-    experiment_id: str
     round_id: str
-    status: str = ""
-
-
-class RoundStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`GET /rounds/{id}/complete`; `completed` only once the new model is stored."""
-
-    round_id: str
-    completed: bool
-    num_updates: int = 0
-    k_of_n: int = 0
-    state: str = ""
-    reason: str = ""
-    model_version: int | None = None
-
-
-class UpdateBody(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST /fl/update`, as a trainer prints it."""
-
-    round_id: str
-    proplet_id: str
-    num_samples: int
-    update: dict[str, Any]
-    base_model_uri: str = ""
-    metrics: dict[str, Any] | None = None
+    status: str = "configured"
+    model_version: int = 0
 
 
 class _Nested(msgspec.Struct, frozen=True, kw_only=True):
     status: RoundStatus
-
-
-class _TaskOf(msgspec.Struct, frozen=True, kw_only=True):
-    task: dict[str, Any]
 
 
 class Rounds:
@@ -71,31 +49,65 @@ class Rounds:
         self._manager = manager
         self._coordinator = coordinator
 
-    async def configure(self, body: ExperimentBody) -> Configured:
-        """Begin an experiment: its tasks are on the manager's disk when this returns."""
-        return await self._manager.post(Configured, "/fl/experiments", body)
+    async def configure(self, body: ExperimentBody) -> ExperimentConfigured:
+        """Begin an experiment: the first round's tasks are on the manager's disk when this returns."""
+        made = await self._manager.post(_Configured, "/fl/experiments", body)
+        return ExperimentConfigured(
+            experiment_id=made.experiment_id, round_id=made.round_id, model_version=made.model_version
+        )
 
-    async def task(self, round_id: str, proplet_id: str | None = None) -> dict[str, Any]:
+    async def task(self, round_id: str, proplet_id: str | None = None) -> RoundTask:
         """What a participant of the round is asked to do."""
         query = {"round_id": round_id, "proplet_id": proplet_id}
-        return (await self._manager.get(_TaskOf, "/fl/task", query)).task
+        return (await self._manager.get(RoundTaskAnswer, "/fl/task", query)).task
 
-    async def update(self, body: UpdateBody) -> dict[str, Any]:
+    async def update(self, body: UpdateBody) -> UpdateAnswer:
         """Submit an update; the same one again is accepted and counts once."""
-        return await self._manager.post(dict[str, Any], "/fl/update", body)
+        return await self._manager.post(UpdateAnswer, "/fl/update", body)
 
-    async def update_cbor(self, content: bytes) -> dict[str, Any]:
+    async def update_cbor(self, content: bytes) -> UpdateAnswer:
         """Submit an update that is one CBOR map."""
-        answer = await self._manager.send(
-            "POST", "/fl/update_cbor", content=content, content_type="application/cbor"
-        )
-        return msgspec.json.decode(answer.body, type=dict[str, Any])
+        answer = await self._manager.send("POST", "/fl/update_cbor", content=content, content_type=CBOR)
+        return msgspec.json.decode(answer.body, type=UpdateAnswer)
 
     async def round_status(self, round_id: str) -> RoundStatus:
         """How far a round is, by the manager."""
-        path = f"/fl/rounds/{part(round_id)}/complete"
-        return (await self._manager.get(_Nested, path)).status
+        return (await self._manager.get(_Nested, f"/fl/rounds/{part(round_id)}/complete")).status
 
-    async def round_detail(self, round_id: str) -> dict[str, Any]:
-        """All that the coordinator says of a round."""
-        return await self._coordinator.get(dict[str, Any], f"/rounds/{part(round_id)}/complete")
+    async def round(self, round_id: str) -> RoundDetail:
+        """All that the coordinator knows of a round, its updates included."""
+        return await self._coordinator.get(RoundDetail, f"/rounds/{part(round_id)}")
+
+    async def rounds(self, *, offset: int = 0, limit: int = 100) -> RoundPage:
+        """Rounds, newest first."""
+        return await self._coordinator.get(RoundPage, "/rounds", {"offset": offset, "limit": limit})
+
+    async def experiment(self, experiment_id: str) -> ExperimentDetail:
+        """One experiment with its latest rounds."""
+        return await self._coordinator.get(ExperimentDetail, f"/experiments/{part(experiment_id)}")
+
+    async def experiments(self, *, offset: int = 0, limit: int = 100) -> ExperimentPage:
+        """Experiments, newest first."""
+        return await self._coordinator.get(ExperimentPage, "/experiments", {"offset": offset, "limit": limit})
+
+    async def stop(self, experiment_id: str) -> ExperimentDetail:
+        """End an experiment and the round that is under way."""
+        return await self._coordinator.post(ExperimentDetail, f"/experiments/{part(experiment_id)}/stop")
+
+    async def follow(self, round_id: str, *, timeout_s: float) -> AsyncIterator[RoundStatus]:
+        """The round's status now and after each change, until it has ended.
+
+        Raises `PeerUnavailable` if it has not by then.
+        """
+        loop, pause_s, seen = asyncio.get_running_loop(), POLL_S, None
+        deadline_s = loop.time() + timeout_s
+        while loop.time() < deadline_s:
+            status = await self.round_status(round_id)
+            if status != seen:
+                yield status
+                seen, pause_s = status, POLL_S
+            if status.completed or status.state == "failed":
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(POLL_S_MAX, pause_s * 1.5)
+        raise PeerUnavailable(f"round {round_id} has not ended within {timeout_s:g} s", code="timeout")
