@@ -42,7 +42,7 @@ class _Blocking:
             while (item := self._run(_next(items))) is not _END:
                 yield item
         finally:
-            self._run(items.aclose())
+            self._run(_close(items))
 
     def __dir__(self) -> list[str]:
         return dir(self._noun)
@@ -50,6 +50,10 @@ class _Blocking:
 
 async def _next(items: AsyncGenerator[Any, None]) -> Any:
     return await anext(items, _END)
+
+
+async def _close(items: AsyncGenerator[Any, None]) -> None:
+    await items.aclose()
 
 
 class Client:
