@@ -1,8 +1,8 @@
 """Model versions: what one is, and where a proposed one goes. Knows neither databases nor HTTP.
 
 A version belongs to a named model, is immutable, and is linked: parent, round, strategy, participants. A
-store gathers the four facts that `place` asks for and obeys its answer, all in one transaction; so the database
-and its in-memory twin cannot disagree about what is a repetition and what is a clash.
+store gathers the four facts that `place` asks for and obeys its answer, all in one transaction; so the
+database and its in-memory twin cannot disagree about what is a repetition and what is a clash.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,1 @@
+"""The data store of a device or site: holds the data sets of its own proplets and gives each only its own."""

@@ -1,0 +1,227 @@
+"""Model versions on disk and in memory: two stores, one contract. They must not know HTTP, nor read a model.
+
+Where a version goes is decided by `fl.versions.place` alone; a store gathers the facts and obeys, in one
+transaction. Content is immutable: small content lies in its row, larger content in the blob store, written
+and fsynced before the row that names it.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from propeller import limits
+from propeller.errors import NotFound, StorageBroken
+from propeller.fl.versions import ModelVersion, Proposal, place
+from propeller.ports import Blobs
+from propeller.storage.queries import Queries
+from propeller.storage.sqlite import Database
+from propeller.wire import codec
+
+ROLE = "registry"
+"""Owner of the database and folder of its SQL."""
+
+_SQL = Queries.load(ROLE, "model_versions.sql")
+
+
+class SqliteModelStore:
+    """`ports.ModelStore` over an open `Database` of `ROLE` and a blob store of its own; closes neither."""
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    async def add(
+        self, proposal: Proposal, content: bytes, *, created_at_s: float
+    ) -> tuple[ModelVersion, bool]:
+        """See `ports.ModelStore`."""
+        size, blob = len(content), None
+        if size > limits.BLOB_INLINE_BYTES_MAX:
+            # Asked first, so that what will be refused or repeats leaves no file behind.
+            placed = await self._database.read(partial(_place, proposal))
+            if isinstance(placed, ModelVersion):
+                return placed, False
+            blob = await self._blobs.put(content)
+        held = {"content": content if blob is None else None, "blob": blob}
+        return await self._database.write(partial(_add, proposal, size, created_at_s, held))
+
+    async def find(self, name: str, version: int) -> ModelVersion | None:
+        """See `ports.ModelStore`."""
+        return await self._database.read(partial(_find, name, version))
+
+    async def content(self, name: str, version: int) -> bytes:
+        """See `ports.ModelStore`."""
+        row = await self._database.read(partial(_content, name, version))
+        if row is None:
+            raise unknown(name, version)
+        content, blob = row
+        if blob is None:
+            return content
+        try:
+            return await self._blobs.get(blob)
+        except NotFound as error:
+            raise StorageBroken(
+                f"version {version} of model {name!r} has lost its file {blob}; restore the registry's files"
+            ) from error
+
+    async def versions(self, name: str) -> tuple[int, ...]:
+        """See `ports.ModelStore`."""
+        return await self._database.read(partial(_versions, name))
+
+    async def names(self) -> tuple[str, ...]:
+        """See `ports.ModelStore`."""
+        return await self._database.read(_names)
+
+
+def _place(proposal: Proposal, connection: sqlite3.Connection) -> ModelVersion | int:
+    name, parent = proposal.name, proposal.parent
+    latest = connection.execute(_SQL.select_latest, {"name": name}).fetchone()["latest"]
+    return place(
+        proposal,
+        of_round=None if proposal.round_id is None else _of_round(name, proposal.round_id, connection),
+        at_version=None if proposal.version is None else _find(name, proposal.version, connection),
+        latest=latest,
+        parent_known=parent is not None and _find(name, parent, connection) is not None,
+    )
+
+
+def _add(
+    proposal: Proposal,
+    content_bytes: int,
+    created_at_s: float,
+    held: dict[str, Any],
+    connection: sqlite3.Connection,
+) -> tuple[ModelVersion, bool]:
+    placed = _place(proposal, connection)
+    if isinstance(placed, ModelVersion):
+        return placed, False
+    stored = version_of(proposal, placed, content_bytes, created_at_s)
+    connection.execute(_SQL.insert_version, {**_row(stored), **held})
+    return stored, True
+
+
+def _row(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "version": version.version,
+        "sha256": version.sha256,
+        "parent": version.parent,
+        "round_id": version.round_id,
+        "strategy": version.strategy_json,
+        "participants": codec.encode(version.participants).decode(),
+        "metrics": codec.encode(version.metrics).decode(),
+        "created_at_s": version.created_at_s,
+        "content_bytes": version.content_bytes,
+    }
+
+
+def _read(row: sqlite3.Row | None) -> ModelVersion | None:
+    if row is None:
+        return None
+    return ModelVersion(
+        name=row["name"],
+        version=row["version"],
+        sha256=row["sha256"],
+        parent=row["parent"],
+        round_id=row["round_id"],
+        strategy_json=row["strategy"],
+        participants=msgspec.json.decode(row["participants"], type=tuple[str, ...]),
+        metrics=msgspec.json.decode(row["metrics"], type=dict[str, float]),
+        created_at_s=row["created_at_s"],
+        content_bytes=row["content_bytes"],
+    )
+
+
+def _find(name: str, version: int, connection: sqlite3.Connection) -> ModelVersion | None:
+    return _read(connection.execute(_SQL.select_version, {"name": name, "version": version}).fetchone())
+
+
+def _of_round(name: str, round_id: str, connection: sqlite3.Connection) -> ModelVersion | None:
+    return _read(connection.execute(_SQL.select_of_round, {"name": name, "round_id": round_id}).fetchone())
+
+
+def _content(name: str, version: int, connection: sqlite3.Connection) -> tuple[bytes, str | None] | None:
+    row = connection.execute(_SQL.select_content, {"name": name, "version": version}).fetchone()
+    return None if row is None else (row["content"], row["blob"])
+
+
+def _versions(name: str, connection: sqlite3.Connection) -> tuple[int, ...]:
+    return tuple(row["version"] for row in connection.execute(_SQL.list_versions, {"name": name}))
+
+
+def _names(connection: sqlite3.Connection) -> tuple[str, ...]:
+    return tuple(row["name"] for row in connection.execute(_SQL.list_names))
+
+
+def version_of(proposal: Proposal, version: int, content_bytes: int, created_at_s: float) -> ModelVersion:
+    """The stored form of a proposal that got the number `version`."""
+    return ModelVersion(
+        name=proposal.name,
+        version=version,
+        sha256=proposal.sha256,
+        parent=proposal.parent,
+        round_id=proposal.round_id,
+        strategy_json=proposal.strategy_json,
+        participants=proposal.participants,
+        metrics=dict(proposal.metrics),
+        created_at_s=created_at_s,
+        content_bytes=content_bytes,
+    )
+
+
+class MemoryModelStore:
+    """`ports.ModelStore` without a disk, for simulated worlds; one instance is one durable store."""
+
+    def __init__(self) -> None:
+        self._stored: dict[tuple[str, int], tuple[ModelVersion, bytes]] = {}
+
+    async def add(
+        self, proposal: Proposal, content: bytes, *, created_at_s: float
+    ) -> tuple[ModelVersion, bool]:
+        """See `ports.ModelStore`."""
+        name = proposal.name
+        numbers = await self.versions(name)
+        found = place(
+            proposal,
+            of_round=self._first(lambda one: one.name == name and one.round_id == proposal.round_id)
+            if proposal.round_id is not None
+            else None,
+            at_version=await self.find(name, proposal.version) if proposal.version is not None else None,
+            latest=numbers[-1] if numbers else None,
+            parent_known=proposal.parent in numbers,
+        )
+        if isinstance(found, ModelVersion):
+            return found, False
+        stored = version_of(proposal, found, len(content), created_at_s)
+        self._stored[name, found] = (stored, bytes(content))
+        return stored, True
+
+    async def find(self, name: str, version: int) -> ModelVersion | None:
+        """See `ports.ModelStore`."""
+        entry = self._stored.get((name, version))
+        return None if entry is None else entry[0]
+
+    async def content(self, name: str, version: int) -> bytes:
+        """See `ports.ModelStore`."""
+        entry = self._stored.get((name, version))
+        if entry is None:
+            raise unknown(name, version)
+        return entry[1]
+
+    async def versions(self, name: str) -> tuple[int, ...]:
+        """See `ports.ModelStore`."""
+        return tuple(sorted(number for owner, number in self._stored if owner == name))
+
+    async def names(self) -> tuple[str, ...]:
+        """See `ports.ModelStore`."""
+        return tuple(sorted({name for name, _ in self._stored}))
+
+    def _first(self, wanted: Callable[[ModelVersion], bool]) -> ModelVersion | None:
+        return next((version for version, _ in self._stored.values() if wanted(version)), None)
+
+
+def unknown(name: str, version: int) -> NotFound:
+    """The error for a version that is not stored."""
+    return NotFound(f"model {name!r} has no version {version}", code="unknown_version")

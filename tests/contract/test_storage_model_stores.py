@@ -1,0 +1,162 @@
+"""What every `ports.ModelStore` promises."""
+
+import asyncio
+
+import pytest
+
+from propeller import limits
+from propeller.errors import BadInput, Conflict, NotFound, StorageBroken
+from propeller.fl.versions import Proposal
+from propeller.storage.blobs import FileBlobs
+from propeller.storage.memory_blobs import MemoryBlobs
+from propeller.storage.model_store import ROLE, MemoryModelStore, SqliteModelStore
+from propeller.storage.sqlite import Database
+
+SMALL = b"small content"
+LARGE = bytes(range(256)) * (limits.BLOB_INLINE_BYTES_MAX // 256 + 1)
+
+
+def proposal(sha="a", **more):
+    """A version of the model m whose content hash is 64 times `sha`."""
+    return Proposal(**{"name": "m", "sha256": sha * 64, **more})
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request, tmp_path):
+    """One store of each kind."""
+    if request.param == "memory":
+        yield MemoryModelStore()
+        return
+    database = await Database.open(tmp_path / "registry.db", role=ROLE, base="m/d/c/c")
+    yield SqliteModelStore(database, FileBlobs(tmp_path / "blobs"))
+    await database.close()
+
+
+async def test_empty_store_has_nothing(store):
+    """Unknown names are empty, not errors; unknown content is."""
+    assert await store.names() == ()
+    assert await store.versions("m") == ()
+    assert await store.find("m", 0) is None
+    with pytest.raises(NotFound, match="no version 0"):
+        await store.content("m", 0)
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE, b""], ids=["small", "large", "empty"])
+async def test_stored_version_comes_back_whole(store, content):
+    """Every field and every byte."""
+    await store.add(proposal("b"), b"base", created_at_s=1.0)
+    wanted = proposal(
+        parent=0,
+        round_id="r1",
+        strategy_json='{"name":"fedavg"}',
+        participants=("p1", "p2"),
+        metrics={"loss": 0.1},
+    )
+    stored, new = await store.add(wanted, content, created_at_s=12.5)
+    assert new
+    assert stored == await store.find("m", 1)
+    assert (stored.name, stored.version, stored.sha256, stored.parent) == ("m", 1, "a" * 64, 0)
+    assert (stored.round_id, stored.strategy_json) == ("r1", '{"name":"fedavg"}')
+    assert (stored.participants, stored.metrics) == (("p1", "p2"), {"loss": 0.1})
+    assert (stored.created_at_s, stored.content_bytes) == (12.5, len(content))
+    assert await store.content("m", 1) == content
+
+
+async def test_numbers_count_up_per_model_and_follow_explicit_ones(store):
+    """Two models do not share numbers; a gap stays a gap."""
+    for sha, name, version in (("a", "m", None), ("b", "m", 7), ("c", "m", None), ("d", "n", None)):
+        await store.add(proposal(sha, name=name, version=version), SMALL, created_at_s=0)
+    assert await store.versions("m") == (0, 7, 8)
+    assert await store.versions("n") == (0,)
+    assert await store.names() == ("m", "n")
+
+
+async def test_round_repeated_is_one_version(store):
+    """The coordinator's retry after a lost answer finds what it stored, also with the clock moved on."""
+    first = await store.add(proposal(round_id="r"), SMALL, created_at_s=1)
+    again = await store.add(proposal(round_id="r"), SMALL, created_at_s=2)
+    assert first == (await store.find("m", 0), True)
+    assert again == (await store.find("m", 0), False)
+
+
+async def test_same_round_of_another_model_is_another_version(store):
+    """A round id is a key inside one model."""
+    await store.add(proposal(round_id="r"), SMALL, created_at_s=0)
+    _, new = await store.add(proposal(round_id="r", name="n"), SMALL, created_at_s=0)
+    assert new
+
+
+async def test_clashes_are_refused_and_change_nothing(store):
+    """Other content for a known round or number, and a parent that is not there."""
+    await store.add(proposal(round_id="r"), SMALL, created_at_s=0)
+    with pytest.raises(Conflict):
+        await store.add(proposal("b", round_id="r"), b"other", created_at_s=0)
+    with pytest.raises(Conflict):
+        await store.add(proposal("b", version=0), b"other", created_at_s=0)
+    with pytest.raises(BadInput):
+        await store.add(proposal("b", parent=5), b"other", created_at_s=0)
+    assert await store.versions("m") == (0,)
+    assert await store.content("m", 0) == SMALL
+
+
+async def test_same_number_with_same_content_is_accepted(store):
+    """The published walk posts version 0 twice."""
+    await store.add(proposal(version=0), SMALL, created_at_s=0)
+    stored, new = await store.add(proposal(version=0), SMALL, created_at_s=1)
+    assert (stored.created_at_s, new) == (0, False)
+
+
+async def test_many_at_once_get_one_number_each(store):
+    """Allocation is atomic: twenty writers, twenty numbers, and one version for a round posted five times."""
+    writers = [store.add(proposal(round_id=f"r{i % 20}"), SMALL, created_at_s=0) for i in range(100)]
+    results = await asyncio.gather(*writers)
+    assert await store.versions("m") == tuple(range(20))
+    assert sum(new for _, new in results) == 20
+    by_round = {(stored.round_id, stored.version) for stored, _ in results}
+    assert len(by_round) == 20
+
+
+async def test_same_large_content_twice_is_readable_under_both_numbers(store):
+    """One file may serve two versions."""
+    await store.add(proposal(), LARGE, created_at_s=0)
+    await store.add(proposal(), LARGE, created_at_s=0)
+    assert await store.content("m", 0) == await store.content("m", 1) == LARGE
+
+
+async def test_sqlite_keeps_versions_over_a_restart(tmp_path):
+    """Small and large content, links and numbers are there for the next process."""
+    blobs = FileBlobs(tmp_path / "blobs")
+    for turn in range(2):
+        database = await Database.open(tmp_path / "registry.db", role=ROLE, base="b")
+        store = SqliteModelStore(database, blobs)
+        for round_id, content in (("r0", SMALL), ("r1", LARGE)):
+            _, new = await store.add(proposal(round_id=round_id), content, created_at_s=turn)
+            assert new == (turn == 0)
+        assert [await store.content("m", number) for number in (0, 1)] == [SMALL, LARGE]
+        await database.close()
+
+
+async def test_sqlite_leaves_no_file_of_what_it_refuses(tmp_path):
+    """A conflict costs no disk; a repetition no second file."""
+    blobs = MemoryBlobs()
+    database = await Database.open(tmp_path / "registry.db", role=ROLE, base="b")
+    store = SqliteModelStore(database, blobs)
+    await store.add(proposal(version=0), LARGE, created_at_s=0)
+    await store.add(proposal(version=0), LARGE, created_at_s=0)
+    with pytest.raises(Conflict):
+        await store.add(proposal("b", version=0), LARGE + b"x", created_at_s=0)
+    assert len(await blobs.digests()) == 1
+    await database.close()
+
+
+async def test_sqlite_says_which_version_lost_its_file(tmp_path):
+    """A hole in the blob store is the registry's fault, not an unknown version."""
+    blobs = MemoryBlobs()
+    database = await Database.open(tmp_path / "registry.db", role=ROLE, base="b")
+    store = SqliteModelStore(database, blobs)
+    await store.add(proposal(), LARGE, created_at_s=0)
+    for digest in await blobs.digests():
+        await blobs.delete(digest)
+    with pytest.raises(StorageBroken, match="version 0 of model 'm' has lost its file"):
+        await store.content("m", 0)
+    await database.close()
