@@ -1,0 +1,239 @@
+"""From a start message to a guest's job: module, environment, limits; for a federated task, model and data.
+
+What cannot be had fails the attempt with its reason; nothing is made up. This runs no guest.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from propeller import limits
+from propeller.core.ids import check_id
+from propeller.errors import BadInput, NotFound, PeerUnavailable, PropellerError
+from propeller.fl.model_ref import parse_model_ref
+from propeller.fl.versions import GLOBAL_MODEL
+from propeller.ports import GuestJob, GuestLimits, Http, Images, Response
+from propeller.proplet.data import LocalData
+from propeller.proplet.failure import AttemptFailed, Kind
+from propeller.proplet.offload import Offload
+from propeller.proplet.services import (
+    COORDINATOR,
+    DATA_STORE,
+    MODEL_REGISTRY,
+    Patience,
+    Services,
+    get,
+    reason,
+)
+from propeller.wire.messages import ModuleRef, Start, TaskLimits
+
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supply:
+    """Where jobs get what they need. `data` None: data sets come from a data store."""
+
+    proplet_id: str
+    http: Http
+    images: Images
+    services: Services
+    data: LocalData | None
+    limits: GuestLimits
+    offload: Offload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A module's bytes, their SHA-256, and how many of them came over the network."""
+
+    content: bytes
+    digest: str
+    bytes_fetched: int = 0
+
+
+def env_of(start: Start) -> dict[str, str]:
+    """The task's environment, possibly empty."""
+    return dict(start.env) if isinstance(start.env, dict) else {}
+
+
+def is_federated(start: Start) -> bool:
+    """Whether the task is a training round on this device."""
+    return bool(env_of(start).get("ROUND_ID"))
+
+
+def limits_of(start: Start, own: GuestLimits) -> GuestLimits:
+    """The task's limits where it has any, else the proplet's; never over the system's."""
+    asked = start.limits if isinstance(start.limits, TaskLimits) else TaskLimits()
+    return replace(
+        own,
+        wall_s=min(asked.wall_s or own.wall_s, limits.GUEST_WALL_S_MAX),
+        cpu_s=min(asked.cpu_s or own.cpu_s, limits.GUEST_WALL_S_MAX),
+        memory_bytes=min(asked.memory_bytes or own.memory_bytes, limits.GUEST_MEMORY_BYTES_MAX),
+        stdout_bytes=min(asked.stdout_bytes or own.stdout_bytes, limits.UPDATE_BYTES_MAX),
+    )
+
+
+async def prepare(start: Start, supply: Supply, patience: Patience) -> tuple[GuestJob, Fetched]:
+    """The job that `start` asks for. Raises `AttemptFailed`."""
+    _check(start)
+    env = env_of(start)
+    env.setdefault("PROPLET_ID", supply.proplet_id)
+    if isinstance(start.seed, int):
+        env.setdefault("SEED", str(start.seed))
+    if is_federated(start):
+        _check_federated(env, supply)
+        env["MODEL_DATA"] = await _model(env, supply, patience)
+        env["DATASET_DATA"] = await _data_set(env, supply, patience)
+    module = await fetch_module(start, supply, patience)
+    job = GuestJob(
+        module=module.content,
+        digest=module.digest,
+        name=start.name,
+        args=tuple(start.cli_args or ()),
+        inputs=tuple(start.inputs) if isinstance(start.inputs, list) else (),
+        env=env,
+        host_strings={
+            "proplet_id": env["PROPLET_ID"],
+            "model_data": env.get("MODEL_DATA", ""),
+            "dataset_data": env.get("DATASET_DATA", ""),
+        },
+        limits=limits_of(start, supply.limits),
+    )
+    return job, module
+
+
+def _check(start: Start) -> None:
+    if start.encrypted:
+        raise AttemptFailed("configuration", "encrypted tasks need a TEE, which this proplet does not have")
+    if start.latent:
+        raise AttemptFailed("configuration", "latent tasks are not offered by this proplet")
+
+
+def _check_federated(env: Mapping[str, str], supply: Supply) -> None:
+    """Everything that can be known before the training, so that none is done in vain."""
+    try:
+        check_id(env["ROUND_ID"], "ROUND_ID")
+    except BadInput as error:
+        raise AttemptFailed("configuration", error.message) from error
+    if not env.get("MODEL_URI"):
+        raise AttemptFailed(
+            "configuration", f"round {env['ROUND_ID']} needs MODEL_URI in the task's env; there is none"
+        )
+    if env["PROPLET_ID"] != supply.proplet_id:
+        raise AttemptFailed(
+            "configuration",
+            f"the task's env says PROPLET_ID {env['PROPLET_ID']!r}, but it runs on {supply.proplet_id}: "
+            "leave PROPLET_ID out",
+        )
+    supply.services.find(env, COORDINATOR)
+
+
+# --- module ----------------------------------------------------------------------------------------------
+
+
+async def fetch_module(start: Start, supply: Supply, patience: Patience) -> Fetched:
+    """The task's module: by reference at the manager, else inline, else from a registry."""
+    if isinstance(start.module, ModuleRef):
+        return await _by_reference(start.module, supply, patience)
+    if isinstance(start.file, str) and start.file:
+        return _inline(start.file)
+    if isinstance(start.image_url, str) and start.image_url:
+        return await _from_registry(start.image_url, supply, patience)
+    raise AttemptFailed("image", "the start message has no module: neither `file` nor `image_url`")
+
+
+async def _by_reference(ref: ModuleRef, supply: Supply, patience: Patience) -> Fetched:
+    url = supply.services.check(ref.url, "the task's module")
+    response = await _get(url, "image", supply, patience)
+    if response.status != _OK:
+        raise AttemptFailed("image", f"GET {url} answered {response.status}: {reason(response)}")
+    digest = await _sha256(response.body, supply)
+    if digest != ref.sha256.lower():
+        raise AttemptFailed("image", f"the module at {url} has sha256 {digest}, not {ref.sha256}")
+    return Fetched(content=response.body, digest=digest, bytes_fetched=len(response.body))
+
+
+def _inline(file: str) -> Fetched:
+    try:
+        content = base64.b64decode(file, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise AttemptFailed("image", f"`file` of the task is not base64: {error}") from error
+    return Fetched(content=content, digest=hashlib.sha256(content).hexdigest())
+
+
+async def _from_registry(reference: str, supply: Supply, patience: Patience) -> Fetched:
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            module = await supply.images.fetch(reference)
+        except PeerUnavailable as error:
+            if patience.left_s <= 0:
+                raise AttemptFailed("image", f"{reference}: {error.message} ({tries} tries)") from error
+        except PropellerError as error:
+            raise AttemptFailed("image", f"{reference}: {error.message}") from error
+        else:
+            size = len(module.content)
+            return Fetched(content=module.content, digest=module.digest, bytes_fetched=size)
+        await asyncio.sleep(patience.pause_s(tries))
+
+
+async def _sha256(content: bytes, supply: Supply) -> str:
+    if len(content) <= limits.HTTP_JSON_OFFLOAD_BYTES:
+        return hashlib.sha256(content).hexdigest()
+    return (await supply.offload(lambda: hashlib.sha256(content).digest())).hex()
+
+
+# --- model and data --------------------------------------------------------------------------------------
+
+
+async def _model(env: Mapping[str, str], supply: Supply, patience: Patience) -> str:
+    """The base model's JSON, as the registry serves it."""
+    try:
+        ref = parse_model_ref(env["MODEL_URI"], "MODEL_URI")
+    except BadInput as error:
+        raise AttemptFailed("model", error.message) from error
+    registry = supply.services.find(env, MODEL_REGISTRY)
+    path = (
+        f"/models/{ref.version}" if ref.name == GLOBAL_MODEL else f"/models/{ref.name}/versions/{ref.version}"
+    )
+    return await _text(registry + path, "model", f"model {env['MODEL_URI']}", supply, patience)
+
+
+async def _data_set(env: Mapping[str, str], supply: Supply, patience: Patience) -> str:
+    """The data set's JSON: the device's own, else what the data store holds for this proplet."""
+    if supply.data is not None:
+        return await _own_data(supply.data, supply)
+    store = supply.services.find(env, DATA_STORE)
+    what = f"the data set of {supply.proplet_id}"
+    return await _text(f"{store}/datasets/{supply.proplet_id}", "data", what, supply, patience)
+
+
+async def _own_data(data: LocalData, supply: Supply) -> str:
+    try:
+        return (await supply.offload(lambda: data.document(supply.proplet_id))).decode()
+    except (BadInput, NotFound) as error:
+        raise AttemptFailed("data", error.message) from error
+
+
+async def _text(url: str, kind: Kind, what: str, supply: Supply, patience: Patience) -> str:
+    response = await _get(url, kind, supply, patience)
+    if response.status != _OK:
+        raise AttemptFailed(
+            kind, f"{what} is not to be had: GET {url} answered {response.status}: {reason(response)}"
+        )
+    try:
+        return response.body.decode()
+    except UnicodeDecodeError as error:
+        raise AttemptFailed(kind, f"{what}: GET {url} answered no UTF-8 text: {error}") from error
+
+
+async def _get(url: str, kind: Kind, supply: Supply, patience: Patience) -> Response:
+    try:
+        return await get(supply.http, url, patience)
+    except PropellerError as error:
+        raise AttemptFailed(kind, error.message) from error

@@ -1,0 +1,62 @@
+"""What a proplet is told before it starts. Reads no files, no environment; `cli` and `roles` fill it in."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from propeller import limits
+from propeller.core.ids import check_id
+from propeller.errors import BadInput
+from propeller.ports import GuestLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceUrls:
+    """Where the services are, as this device knows them; empty means unknown. No trailing slash needed."""
+
+    manager: str = ""
+    coordinator: str = ""
+    model_registry: str = ""
+    data_store: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PropletSettings:
+    """One proplet. `id` is its entity, `api_key` its password at the broker.
+
+    `spool` is a directory of its own, `cache` one for modules and compiled code (shared by any number of
+    proplets of one user). `data` is the device's own data set: a file or a directory.
+    `allowed_origins` are service origins beyond those of `urls` that tasks may name (`http://host:port`,
+    or `*` for any). `insecure_registries` are `host:port` reached by plain HTTP.
+    `metrics_port` None: no server; 0: any free port.
+    """
+
+    id: str
+    api_key: str = ""
+    domain: str
+    channel: str
+    broker: str = "tcp://localhost:1883"
+    heartbeat_s: float = limits.HEARTBEAT_S
+    slots: int = 1
+    spool: Path
+    cache: Path
+    data: Path | None = None
+    urls: ServiceUrls = field(default_factory=ServiceUrls)
+    allowed_origins: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    namespace: str = "default"
+    description: str = ""
+    location: str = ""
+    tags: tuple[str, ...] = ()
+    limits: GuestLimits = field(default_factory=GuestLimits)
+    """What a task gets that asks for nothing."""
+    end_with_parent: bool = False
+    """Stop when the process that started this one is gone."""
+
+    def __post_init__(self) -> None:
+        check_id(self.id, "proplet id")
+        if self.slots < 1:
+            raise BadInput(f"slots is {self.slots}; a proplet needs at least 1")
+        if self.heartbeat_s <= 0:
+            raise BadInput(f"heartbeat_s is {self.heartbeat_s}; it must be positive")

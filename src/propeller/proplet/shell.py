@@ -1,0 +1,393 @@
+"""Runs a proplet's agent on its ports: messages in, commands out, one event at a time. Decides nothing.
+
+One owner (`Proplet.run`) feeds the agent; the bus and the work on attempts only put events into its inbox.
+Commands are done in order, so what must be durable is durable before it is said. The same shell runs on a
+device and inside a simulated world: time, randomness, threads, files and network are all ports.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+from propeller import limits
+from propeller.core.ids import new_id
+from propeller.errors import EnvironmentError_, PropellerError
+from propeller.ports import Bus, BusSession, Clock, GuestLimits, Http, Images, Message, Runtime
+from propeller.proplet import events as e
+from propeller.proplet.agent import Agent
+from propeller.proplet.counters import Counters
+from propeller.proplet.data import LocalData
+from propeller.proplet.inbound import read
+from propeller.proplet.job import Fetched, Supply, env_of
+from propeller.proplet.offload import Offload
+from propeller.proplet.records import Held, Outcome, show
+from propeller.proplet.services import Services
+from propeller.proplet.spool import Spool
+from propeller.proplet.update import Courier, Verdicts
+from propeller.proplet.work import Bench, deliver_update, run_guest
+from propeller.wire import codec
+from propeller.wire.messages import Alive, AttemptEvent, AttemptKey, Create, PropletMetadata, Start, Verdict
+from propeller.wire.topics import FromProplet, Topics
+
+INBOX_MAX = 1024
+"""Events that may wait; beyond it the bus is made to wait."""
+FAREWELL_S = 2.0
+"""The last message of a proplet that stops may take this long."""
+
+
+class Log(Protocol):
+    """What the shell writes its lines with (`telemetry.logs.logger()` is one)."""
+
+    def info(self, event: str, **fields: object) -> object:
+        """A line about something ordinary."""
+        ...
+
+    def warning(self, event: str, **fields: object) -> object:
+        """A line about something that an operator may want to change."""
+        ...
+
+    def error(self, event: str, **fields: object) -> object:
+        """A line about a defect or a loss."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who the proplet is on the bus, and what it says of itself."""
+
+    id: str
+    topics: Topics
+    slots: int = 1
+    heartbeat_s: float = limits.HEARTBEAT_S
+    namespace: str = "default"
+    metadata: PropletMetadata = field(default_factory=PropletMetadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PropletPorts:
+    """The world of a proplet."""
+
+    bus: Bus
+    http: Http
+    images: Images
+    runtime: Runtime
+    spool: Spool
+    clock: Clock
+    random: Random
+    offload: Offload
+    log: Log
+
+
+class Proplet:
+    """One proplet. `run` it once; a simulated crash is its cancellation without the farewell (`crash`)."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        ports: PropletPorts,
+        *,
+        services: Services,
+        data: LocalData | None = None,
+        guest_limits: GuestLimits | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self._me = identity
+        self._ports = ports
+        self._boot = new_id(ports.random)
+        self._agent = Agent(identity.id, slots=identity.slots, heartbeat_s=identity.heartbeat_s)
+        self._verdicts = Verdicts()
+        self._bench = self._build_bench(services, data, guest_limits or GuestLimits())
+        self._inbox: deque[e.Event] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._tasks: dict[AttemptKey, asyncio.Task[e.UpdateMade | e.GuestEnded]] = {}
+        self._polite = True
+
+    @property
+    def running_tasks(self) -> int:
+        """Attempts being worked on."""
+        return self._agent.running
+
+    async def run(self) -> None:
+        """Work until cancelled; then say that this proplet is offline and leave the rest to the spool.
+
+        Raises `Conflict` if the spool is in use, `StorageBroken` if it is unusable, `Denied` if the broker
+        refuses the credentials.
+        """
+        spool = self._ports.spool
+        spooled = await spool.load()
+        try:
+            for name in spooled.broken:
+                self._ports.log.error("spool record is broken and was moved aside", file=name)
+            self._agent = Agent(
+                self._me.id,
+                slots=self._me.slots,
+                heartbeat_s=self._me.heartbeat_s,
+                held=spooled.held,
+                tombstones=spooled.done,
+            )
+            await self._live()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
+        finally:
+            spool.close()
+
+    def crash(self, task: "asyncio.Task[None]") -> None:
+        """End `task`, which runs this proplet, as a killed process would: without a word."""
+        self._polite = False
+        task.cancel()
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        topics, me = self._me.topics, self._me.id
+        session = BusSession(subscriptions=topics.proplet_subscriptions(me), will=self._offline())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ports.bus.run(session, self._on_message, self._on_connect))
+            try:
+                await self._decide(group)
+            finally:
+                # The bus is still up here: the group ends its tasks only after this block.
+                if self._polite:
+                    await self._farewell()
+
+    async def _decide(self, group: asyncio.TaskGroup) -> None:
+        await self._handle(e.Booted(), group)
+        while True:
+            await self._handle(await self._next(), group)
+
+    async def _next(self) -> e.Event:
+        """The next event: a timer that is due goes before messages, so that no flood silences a proplet."""
+        while True:
+            now_s = self._ports.clock.now().mono_s
+            if self._agent.heartbeat_due_s <= now_s:
+                return e.HeartbeatDue()
+            if self._agent.resend_due_s <= now_s:
+                return e.ResendDue()
+            if self._inbox:
+                self._room.set()
+                return self._inbox.popleft()
+            self._wake.clear()
+            due_s = min(self._agent.heartbeat_due_s, self._agent.resend_due_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if due_s == float("inf") else due_s - now_s):
+                    await self._wake.wait()
+
+    async def _farewell(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._ports.bus.publish(self._offline())
+
+    # --- in --------------------------------------------------------------------------------------------
+
+    async def _on_connect(self) -> None:
+        self.counters.connects += 1
+        self._put(e.Connected())
+
+    async def _on_message(self, message: Message) -> None:
+        try:
+            inbound = read(message, self._me.topics, self._me.id)
+        except PropellerError as error:
+            self.counters.ignore(error.code)
+            self._ports.log.warning("message ignored", topic=message.topic[:200], reason=error.message)
+            return
+        if isinstance(inbound, Verdict):
+            self._verdicts.put(inbound)
+            return
+        while len(self._inbox) >= INBOX_MAX:
+            self._room.clear()
+            await self._room.wait()
+        self._put(inbound)
+
+    def _put(self, event: e.Event) -> None:
+        self._inbox.append(event)
+        self._wake.set()
+
+    # --- out -------------------------------------------------------------------------------------------
+
+    async def _handle(self, event: e.Event, group: asyncio.TaskGroup) -> None:
+        self._note(event)
+        commands = self._agent.handle(event, self._ports.clock.now().mono_s)
+        for command in commands:
+            if isinstance(command, e.SaveHeld):
+                failed = await self._save(command.held)
+                if failed is not None:
+                    await self._handle(failed, group)
+                    if command.required:
+                        return
+            else:
+                await self._do(command, group)
+
+    async def _do(self, command: e.Command, group: asyncio.TaskGroup) -> None:
+        match command:
+            case e.Forget(key):
+                await self._bury(key)
+            case e.PublishEvent(key, started):
+                event = AttemptEvent(
+                    task_id=key.task_id,
+                    run=key.run,
+                    attempt=key.attempt,
+                    kind="started" if started else "accepted",
+                )
+                await self._publish(FromProplet.EVENTS, codec.encode(event))
+            case e.PublishFinished(_, payload):
+                await self._publish(FromProplet.RESULTS, payload)
+            case e.PublishAlive(attempts):
+                alive = Alive(
+                    proplet_id=self._me.id,
+                    namespace=self._me.namespace,
+                    attempts=list(attempts),
+                    boot=self._boot,
+                )
+                await self._publish(FromProplet.ALIVE, codec.encode(alive))
+            case e.PublishCreate():
+                await self._announce()
+            case e.Run(held):
+                self._begin(held.key, run_guest(held, self._bench, self._put), group)
+            case e.Deliver(held):
+                self._begin(held.key, deliver_update(held, self._bench), group)
+            case e.Kill(key):
+                self._kill(key)
+            case e.Ignored(why, task_id):
+                self.counters.ignore(why)
+                self._ports.log.info("order ignored", reason=why, task_id=task_id)
+
+    async def _publish(self, kind: FromProplet, payload: bytes) -> None:
+        """Say something on the directed lane; what gets lost is said again by the agent."""
+        await self._ports.bus.publish(Message(self._me.topics.from_proplet(kind, self._me.id), payload))
+
+    async def _announce(self) -> None:
+        create = Create(
+            proplet_id=self._me.id,
+            namespace=self._me.namespace,
+            metadata=self._me.metadata,
+            protocol=2,
+            slots=self._me.slots,
+        )
+        await self._ports.bus.publish(
+            Message(self._me.topics.from_proplet(FromProplet.CREATE), codec.encode(create))
+        )
+
+    def _offline(self) -> Message:
+        alive = Alive(proplet_id=self._me.id, status="offline", namespace=self._me.namespace, boot=self._boot)
+        return Message(self._me.topics.from_proplet(FromProplet.ALIVE, self._me.id), codec.encode(alive))
+
+    async def _save(self, held: Held) -> e.SaveFailed | None:
+        try:
+            await self._ports.spool.save(held)
+        except EnvironmentError_ as error:
+            self.counters.spool_errors += 1
+            self._ports.log.warning("attempt not saved", task_id=held.key.task_id, reason=error.message)
+            return e.SaveFailed(held.key, error.message)
+        return None
+
+    async def _bury(self, key: AttemptKey) -> None:
+        try:
+            await self._ports.spool.bury(key)
+        except EnvironmentError_ as error:
+            self.counters.spool_errors += 1
+            self._ports.log.warning("attempt not remembered", task_id=key.task_id, reason=error.message)
+
+    # --- work ------------------------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        key: AttemptKey,
+        work: Coroutine[None, None, e.UpdateMade | e.GuestEnded],
+        group: asyncio.TaskGroup,
+    ) -> None:
+        task = group.create_task(work)
+        self._tasks[key] = task
+        # A callback, because a task that is killed before its first step runs none of its own code.
+        task.add_done_callback(lambda done: self._over(key, done))
+
+    def _over(self, key: AttemptKey, task: "asyncio.Task[e.UpdateMade | e.GuestEnded]") -> None:
+        del self._tasks[key]
+        if task.cancelled():
+            self._put(e.GuestEnded(key, Outcome(error="killed", failure="stopped")))
+        elif task.exception() is None:
+            self._put(task.result())
+
+    def _kill(self, key: AttemptKey) -> None:
+        """End the attempt's work; if it is over already, its event is in the inbox."""
+        task = self._tasks.get(key)
+        if task is not None:
+            task.cancel()
+
+    def _build_bench(self, services: Services, data: LocalData | None, guest_limits: GuestLimits) -> Bench:
+        ports, me = self._ports, self._me
+        supply = Supply(
+            proplet_id=me.id,
+            http=ports.http,
+            images=ports.images,
+            services=services,
+            data=data,
+            limits=guest_limits,
+            offload=ports.offload,
+        )
+        courier = Courier(
+            proplet_id=me.id,
+            http=ports.http,
+            bus=ports.bus,
+            topics=me.topics,
+            services=services,
+            verdicts=self._verdicts,
+        )
+        return Bench(
+            supply=supply,
+            courier=courier,
+            runtime=ports.runtime,
+            clock=ports.clock,
+            random=ports.random,
+            offload=ports.offload,
+            fetched=self._fetched,
+            failed=self._defect,
+        )
+
+    # --- accounts --------------------------------------------------------------------------------------
+
+    def _note(self, event: e.Event) -> None:
+        """Count and log what matters about an event."""
+        log, counters = self._ports.log, self.counters
+        match event:
+            case e.Welcomed() if not self._agent.welcomed:
+                log.info("welcomed by the manager", heartbeat_s=event.heartbeat_s)
+            case e.StartReceived(key, start):
+                log.info("start received", task=show(key), **_about(key, start))
+            case e.GuestStarted(key):
+                counters.started += 1
+                log.info("guest started", task=show(key), **self._about(key))
+            case e.UpdateMade(key, update):
+                log.info("update made", task=show(key), update_bytes=len(update), **self._about(key))
+            case e.GuestEnded(key, outcome) if outcome.failure:
+                counters.failed += 1
+                log.warning(
+                    "attempt failed",
+                    task=show(key),
+                    failure=outcome.failure,
+                    reason=outcome.error,
+                    **self._about(key),
+                )
+            case e.GuestEnded(key):
+                counters.completed += 1
+                log.info("attempt completed", task=show(key), **self._about(key))
+
+    def _about(self, key: AttemptKey) -> dict[str, str]:
+        return _about(key, self._agent.start_of(key))
+
+    def _fetched(self, module: Fetched) -> None:
+        self.counters.fetched_bytes += module.bytes_fetched
+
+    def _defect(self, attempt: str, error: Exception) -> None:
+        self._ports.log.error("defect while working on an attempt", task=attempt, exc_info=error)
+
+
+def _about(key: AttemptKey, start: Start | None) -> dict[str, str]:
+    round_id = env_of(start).get("ROUND_ID") if start is not None else None
+    return {"task_id": key.task_id} | ({"round_id": round_id} if round_id else {})

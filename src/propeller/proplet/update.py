@@ -1,0 +1,220 @@
+"""From a guest's output to an update that the coordinator has answered for. Knows weights only as text.
+
+An update goes by HTTP. Where that gets no answer, it goes by MQTT and by HTTP in turn until either answers or
+the attempt's time is up; the coordinator counts it once however often and on whichever way it comes.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from propeller import limits
+from propeller.errors import Bug, PeerUnavailable, PropellerError
+from propeller.ports import Bus, GuestDone, Http, Message
+from propeller.proplet.failure import AttemptFailed
+from propeller.proplet.job import env_of
+from propeller.proplet.records import Held, Outcome
+from propeller.proplet.services import COORDINATOR, Patience, Services, come_again, reason
+from propeller.wire.messages import Start, Verdict
+from propeller.wire.topics import Topics
+
+TOKEN_HEADER = "X-Update-Token"  # noqa: S105 - the header's name
+DELIVERY_LEAST_S = 10.0
+"""An update has at least this long for its delivery, however much of the attempt's time the guest took."""
+VERDICT_S = 2.0
+"""A verdict on an update that went by MQTT is waited for at least this long before the next try."""
+_GOOD = range(200, 300)
+
+
+# --- making ----------------------------------------------------------------------------------------------
+
+
+def make_update(ended: GuestDone, start: Start, proplet_id: str) -> bytes:
+    """The update's JSON from what a guest put or printed, completed where it left out who and where.
+
+    Raises `AttemptFailed` (`invalid_update`) unless it is one JSON object with an object `update`, of this
+    round and this proplet.
+    """
+    env = env_of(start)
+    fields = _read(ended)
+    own = {"round_id": env["ROUND_ID"], "proplet_id": proplet_id, "base_model_uri": env.get("MODEL_URI", "")}
+    for name, value in own.items():
+        given = _text(fields.get(name))
+        if not given:
+            fields[name] = msgspec.Raw(msgspec.json.encode(value))
+        elif given != value and name != "base_model_uri":
+            raise AttemptFailed("invalid_update", f"the update says {name} {given!r}; this is {value!r}")
+    update = msgspec.json.encode(fields)
+    if len(update) > limits.UPDATE_BYTES_MAX:
+        raise AttemptFailed(
+            "invalid_update", f"the update has {len(update)} bytes; the limit is {limits.UPDATE_BYTES_MAX}"
+        )
+    return update
+
+
+def _read(ended: GuestDone) -> dict[str, msgspec.Raw]:
+    source = "stdout" if ended.result is None else "put_result"
+    text = ended.stdout.encode() if ended.result is None else ended.result
+    try:
+        fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise AttemptFailed(
+            "invalid_update", f"the guest's {source} is not one JSON object: {error}; it must be the update"
+        ) from error
+    if not bytes(fields.get("update", b"")).lstrip().startswith(b"{"):
+        raise AttemptFailed("invalid_update", f"the guest's {source} has no object `update`")
+    return fields
+
+
+def _text(raw: msgspec.Raw | None) -> str:
+    """The string in a field; empty if there is none or it is null."""
+    try:
+        value = msgspec.json.decode(raw, type=str | None) if raw is not None else None
+    except msgspec.ValidationError:
+        return bytes(raw or b"").decode()
+    return value or ""
+
+
+# --- delivering ------------------------------------------------------------------------------------------
+
+
+class Verdicts:
+    """The coordinator's answers that came by MQTT, for the deliveries that wait. Others are dropped."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Queue[Verdict]] = {}
+
+    def open(self, round_id: str) -> "asyncio.Queue[Verdict]":
+        """Collect the round's verdicts from now on, at most one at a time."""
+        return self._waiting.setdefault(round_id, asyncio.Queue(maxsize=1))
+
+    def close(self, round_id: str) -> None:
+        """Collect no more of them."""
+        self._waiting.pop(round_id, None)
+
+    def put(self, verdict: Verdict) -> None:
+        """Hand a verdict to whoever waits for it."""
+        queue = self._waiting.get(verdict.round_id)
+        if queue is not None and not queue.full():
+            queue.put_nowait(verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Courier:
+    """What delivering takes."""
+
+    proplet_id: str
+    http: Http
+    bus: Bus
+    topics: Topics
+    services: Services
+    verdicts: Verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A coordinator's word; `status` as in HTTP."""
+
+    status: int
+    why: str
+    way: str
+
+
+async def deliver(held: Held, courier: Courier, patience: Patience) -> Outcome:
+    """Send a saved update until it is accepted or refused. Raises `AttemptFailed`."""
+    start = held.start
+    if start is None:
+        raise Bug(f"an update without its start message: {held.key}")
+    round_id = env_of(start)["ROUND_ID"]
+    url = courier.services.find(env_of(start), COORDINATOR) + "/update"
+    verdicts = courier.verdicts.open(round_id)
+    try:
+        answer = await _insist(held.update, start, url, round_id, verdicts, courier, patience)
+    finally:
+        courier.verdicts.close(round_id)
+    if answer.status not in _GOOD:
+        raise AttemptFailed("update_refused", f"the coordinator refused the update: {answer.why}")
+    return Outcome(results=_result(held, round_id, courier.proplet_id, answer.way), usage=held.usage)
+
+
+async def _insist(
+    update: bytes,
+    start: Start,
+    url: str,
+    round_id: str,
+    verdicts: "asyncio.Queue[Verdict]",
+    courier: Courier,
+    patience: Patience,
+) -> _Answer:
+    """The first definite answer; HTTP first, then in turn with MQTT."""
+    tries = 0
+    while True:
+        tries += 1
+        answer = await _post(update, start, url, courier, patience)
+        if not come_again(answer.status):
+            return answer
+        sent = await _publish(update, round_id, courier)
+        pause_s = patience.pause_s(tries)
+        try:
+            async with asyncio.timeout(max(pause_s, min(VERDICT_S, patience.left_s)) if sent else pause_s):
+                while True:
+                    verdict = await verdicts.get()
+                    if not come_again(verdict.status):
+                        return _Answer(verdict.status, verdict.error or verdict.reason, "mqtt")
+        except TimeoutError:
+            if patience.left_s <= 0:
+                why = f"nobody answered for the update in {tries} tries, at last: POST {url}: {answer.why}"
+                raise AttemptFailed("update_undelivered", why) from None
+
+
+async def _post(update: bytes, start: Start, url: str, courier: Courier, patience: Patience) -> _Answer:
+    headers = {"Content-Type": "application/json"}
+    if isinstance(start.update_token, str):
+        headers[TOKEN_HEADER] = start.update_token
+    timeout_s = min(limits.HTTP_TIMEOUT_S, max(patience.left_s, 1.0))
+    try:
+        response = await courier.http.request("POST", url, headers=headers, body=update, timeout_s=timeout_s)
+    except PeerUnavailable as error:
+        return _Answer(error.http_status, error.message, "http")
+    except PropellerError as error:
+        raise AttemptFailed("update_undelivered", error.message) from error
+    return _Answer(response.status, _why(response.status, response.body) or reason(response), "http")
+
+
+def _why(status: int, body: bytes) -> str:
+    """The coordinator's reason, if the body is the JSON of an error."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+    words = [_text(fields.get(name)) for name in ("reason", "error", "message")]
+    return f"{status} {': '.join(dict.fromkeys(word for word in words if word))}"
+
+
+async def _publish(update: bytes, round_id: str, courier: Courier) -> bool:
+    """Whether the update went out by MQTT: it may be too large, or there may be no connection."""
+    if len(update) > limits.MQTT_MESSAGE_BYTES_MAX:
+        return False
+    return await courier.bus.publish(
+        Message(courier.topics.round_update(round_id, courier.proplet_id), update)
+    )
+
+
+def _result(held: Held, round_id: str, proplet_id: str, way: str) -> bytes:
+    """What the task shows: who sent how much and how it went; the weights stay with the coordinator."""
+    fields: Mapping[str, msgspec.Raw] = msgspec.json.decode(held.update, type=dict[str, msgspec.Raw])
+    null = msgspec.Raw(b"null")
+    return msgspec.json.encode(
+        {
+            "task_id": held.key.task_id,
+            "round_id": round_id,
+            "proplet_id": proplet_id,
+            "base_model_uri": fields.get("base_model_uri", null),
+            "num_samples": fields.get("num_samples", null),
+            "metrics": fields.get("metrics", null),
+            "status": "accepted",
+            "via": way,
+        }
+    )

@@ -1,0 +1,100 @@
+"""The work on one attempt, from its start message to an outcome. Decides nothing about any other attempt.
+
+Everything that can go wrong with it ends here as an `Outcome` with a typed failure; only cancellation, which
+is how an attempt is killed, goes through.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from propeller.errors import Bug, PropellerError
+from propeller.ports import Clock, GuestFailed, Runtime
+from propeller.proplet.events import GuestEnded, GuestStarted, UpdateMade
+from propeller.proplet.failure import AttemptFailed, of_failure, of_guest, usage_of
+from propeller.proplet.job import Fetched, Supply, is_federated, limits_of, prepare
+from propeller.proplet.offload import Offload
+from propeller.proplet.records import Held, show
+from propeller.proplet.services import Patience
+from propeller.proplet.update import DELIVERY_LEAST_S, Courier, deliver, make_update
+from propeller.wire.messages import Start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Everything that attempts are worked on with."""
+
+    supply: Supply
+    courier: Courier
+    runtime: Runtime
+    clock: Clock
+    random: Random
+    offload: Offload
+    fetched: Callable[[Fetched], None]
+    """Told of every module fetched, for the counters."""
+    failed: Callable[[str, Exception], None]
+    """Told of defects: an attempt that ended with an error nobody expected."""
+
+
+async def run_guest(
+    held: Held, bench: Bench, started: Callable[[GuestStarted], None]
+) -> UpdateMade | GuestEnded:
+    """Prepare and run the attempt's guest; `started` is called when it begins."""
+    try:
+        return await _run(held, _start_of(held), bench, started)
+    except PropellerError as error:
+        return GuestEnded(held.key, of_failure(_typed(error)))
+    except Exception as error:  # noqa: BLE001 - the boundary of an attempt: a defect fails it, not the proplet
+        bench.failed(show(held.key), error)
+        return GuestEnded(held.key, of_failure(_defect(error)))
+
+
+async def deliver_update(held: Held, bench: Bench) -> GuestEnded:
+    """Deliver the attempt's saved update, in what the guest left of the attempt's time."""
+    try:
+        left_s = limits_of(_start_of(held), bench.supply.limits).wall_s - held.usage.wall_s
+        patience = _patience(bench, max(left_s, DELIVERY_LEAST_S))
+        return GuestEnded(held.key, await deliver(held, bench.courier, patience))
+    except PropellerError as error:
+        return GuestEnded(held.key, of_failure(_typed(error), usage=held.usage))
+    except Exception as error:  # noqa: BLE001 - as above
+        bench.failed(show(held.key), error)
+        return GuestEnded(held.key, of_failure(_defect(error), usage=held.usage))
+
+
+async def _run(
+    held: Held, start: Start, bench: Bench, started: Callable[[GuestStarted], None]
+) -> UpdateMade | GuestEnded:
+    # Fetching may take as long as the guest may run; the guest's own time counts from its start.
+    patience = _patience(bench, limits_of(start, bench.supply.limits).wall_s)
+    job, module = await prepare(start, bench.supply, patience)
+    bench.fetched(module)
+    started(GuestStarted(held.key))
+    ended = await bench.runtime.run(job)
+    try:
+        if isinstance(ended, GuestFailed) or not is_federated(start):
+            return GuestEnded(held.key, of_guest(ended))
+        update = await bench.offload(lambda: make_update(ended, start, bench.supply.proplet_id))
+        return UpdateMade(held.key, update, usage_of(ended))
+    except AttemptFailed as error:
+        return GuestEnded(held.key, of_failure(error, stderr=ended.stderr, usage=usage_of(ended)))
+
+
+def _patience(bench: Bench, wall_s: float) -> Patience:
+    return Patience(bench.clock, bench.random, bench.clock.now().mono_s + wall_s)
+
+
+def _start_of(held: Held) -> Start:
+    if held.start is None:
+        raise Bug(f"{show(held.key)} has no start message: {held!r}")
+    return held.start
+
+
+def _typed(error: PropellerError) -> AttemptFailed:
+    return error if isinstance(error, AttemptFailed) else AttemptFailed("internal", error.message)
+
+
+def _defect(error: Exception) -> AttemptFailed:
+    return AttemptFailed(
+        "internal", f"a defect of the proplet ({type(error).__name__}: {error}); see its log"
+    )
