@@ -1,0 +1,231 @@
+"""The manager's tasks, runs, proplets and launches in SQLite. It decides nothing about them.
+
+Records are stored as MessagePack of their own frozen types: infinite deadlines survive, and a field that a
+later release adds takes its default when an older row is read.
+"""
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.proplet import Proplet
+from propeller.core.run import Run
+from propeller.core.task import Task
+from propeller.errors import Conflict, NotFound
+from propeller.fl.launch import Launch
+from propeller.ports import Clock, Instant
+from propeller.storage.queries import Queries
+from propeller.storage.sqlite import Database
+from propeller.stores import (
+    DropLaunch,
+    DropTask,
+    ManagerChange,
+    SaveLaunch,
+    SaveTask,
+    TaskRecord,
+)
+from propeller.wire import codec
+
+ROLE = "manager"
+"""Owner of the database and folder of its SQL."""
+
+_SQL = Queries.load(ROLE, "manager.sql")
+_pack = msgspec.msgpack.Encoder().encode
+_task = msgspec.msgpack.Decoder(Task).decode
+_run = msgspec.msgpack.Decoder(Run).decode
+_proplet = msgspec.msgpack.Decoder(Proplet).decode
+_launch = msgspec.msgpack.Decoder(Launch).decode
+
+
+class SqliteManagerStore:
+    """`stores.ManagerStore` over an open `Database` of `ROLE`, which it does not close."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def commit(self, changes: Sequence[ManagerChange]) -> None:
+        """See `stores.ManagerStore`."""
+        now = self._clock.now()
+        await self._database.write(partial(_apply_all, changes, now))
+
+    async def task(self, task_id: str, *, results: bool = False) -> TaskRecord:
+        """See `stores.ManagerStore`."""
+        row = await self._database.read(
+            lambda connection: connection.execute(_SQL.select_task, {"id": task_id}).fetchone()
+        )
+        if row is None:
+            raise unknown_task(task_id)
+        return _record(row, results=results)
+
+    async def tasks(
+        self, *, offset: int, limit: int, metadata: Mapping[str, object] | None = None
+    ) -> tuple[int, list[TaskRecord]]:
+        """See `stores.ManagerStore`."""
+        wanted = {"metadata": codec.encode(metadata or {}).decode()}
+
+        def read(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
+            total = connection.execute(_SQL.count_tasks, wanted).fetchone()["total"]
+            page = connection.execute(_SQL.list_tasks, {**wanted, "limit": limit, "offset": offset})
+            return total, [_record(row, results=True) for row in page]
+
+        return await self._database.read(read)
+
+    async def live(self, now: Instant) -> list[tuple[Task, Run]]:
+        """See `stores.ManagerStore`."""
+
+        def read(connection: sqlite3.Connection) -> list[tuple[Task, Run]]:
+            return [
+                (
+                    _task(row["task"]),
+                    rearmed(_run(row["run"]), Instant(row["saved_mono"], row["saved_wall"]), now),
+                )
+                for row in connection.execute(_SQL.list_live)
+            ]
+
+        return await self._database.read(read)
+
+    async def proplets(self) -> list[Proplet]:
+        """See `stores.ManagerStore`."""
+        return await self._database.read(
+            lambda connection: [_proplet(row["body"]) for row in connection.execute(_SQL.list_proplets)]
+        )
+
+    async def launch(self, round_id: str) -> Launch | None:
+        """See `stores.ManagerStore`."""
+        row = await self._database.read(
+            lambda connection: connection.execute(_SQL.select_launch, {"round_id": round_id}).fetchone()
+        )
+        return None if row is None else _launch(row["body"])
+
+    async def open_launches(self) -> list[Launch]:
+        """See `stores.ManagerStore`."""
+        return await self._database.read(
+            lambda connection: [_launch(row["body"]) for row in connection.execute(_SQL.list_open_launches)]
+        )
+
+
+def unknown_task(task_id: str) -> NotFound:
+    """The error for a task that is not there."""
+    return NotFound(f"task {task_id} does not exist", code="unknown_task")
+
+
+def rearmed(run: Run, saved: Instant, now: Instant) -> Run:
+    """The run with its deadlines on the present clock: what was left when saved, less the time since.
+
+    The wall clock may have been set back in between; a deadline is never farther away than it was.
+    """
+    gone_s = max(0.0, now.wall_s - saved.wall_s)
+
+    def moved(deadline_mono_s: float) -> float:
+        left_s = max(0.0, deadline_mono_s - saved.mono_s)
+        return now.mono_s + max(0.0, left_s - gone_s)
+
+    return replace(
+        run,
+        deadline_mono_s=moved(run.deadline_mono_s),
+        give_up_mono_s=moved(run.give_up_mono_s),
+        resend_mono_s=moved(run.resend_mono_s),
+    )
+
+
+def _record(row: sqlite3.Row, *, results: bool) -> TaskRecord:
+    return TaskRecord(
+        task=_task(row["task"]),
+        run=None if row["run"] is None else _run(row["run"]),
+        results=row["results"] if results else None,
+    )
+
+
+def _apply_all(changes: Sequence[ManagerChange], now: Instant, connection: sqlite3.Connection) -> None:
+    for change in changes:
+        _APPLY[type(change)](change, now, connection)
+
+
+def _save_task(change: SaveTask, _now: Instant, connection: sqlite3.Connection) -> None:
+    task = change.task
+    row = {
+        "id": task.id,
+        "created_at": task.created_at_s,
+        "metadata": codec.encode(task.metadata).decode(),
+        "body": _pack(task),
+    }
+    if not change.new:
+        connection.execute(_SQL.update_task, row)
+        return
+    try:
+        connection.execute(_SQL.insert_task, row)
+    except sqlite3.IntegrityError as error:
+        raise id_taken(task.id) from error
+
+
+def id_taken(task_id: str) -> Conflict:
+    """The error for a new task whose id exists."""
+    return Conflict(f"task id {task_id} is taken; choose another, or leave it out", code="id_taken")
+
+
+def round_taken(round_id: str) -> Conflict:
+    """The error for a new launch whose round id exists."""
+    return Conflict(f"round {round_id} exists; use a new round_id", code="round_exists")
+
+
+def _drop_task(change: DropTask, _now: Instant, connection: sqlite3.Connection) -> None:
+    connection.execute(_SQL.delete_task, {"id": change.task_id})
+
+
+def _save_run(change: SaveRun, now: Instant, connection: sqlite3.Connection) -> None:
+    run = change.run
+    row = {
+        "task_id": run.task_id,
+        "number": run.number,
+        "state": str(run.state),
+        "live": int(run.live),
+        "saved_mono": now.mono_s,
+        "saved_wall": now.wall_s,
+        "body": _pack(run),
+        "results": change.results,
+    }
+    connection.execute(_SQL.upsert_run, row)
+    connection.execute(_SQL.mark_latest_run, {"task_id": run.task_id, "number": run.number})
+
+
+def _save_proplet(change: SaveProplet, _now: Instant, connection: sqlite3.Connection) -> None:
+    proplet = change.proplet
+    row = {"id": proplet.id, "registered": proplet.registered_at_s, "body": _pack(proplet)}
+    connection.execute(_SQL.upsert_proplet, row)
+
+
+def _drop_proplet(change: DropProplet, _now: Instant, connection: sqlite3.Connection) -> None:
+    connection.execute(_SQL.delete_proplet, {"id": change.proplet_id})
+
+
+def _save_launch(change: SaveLaunch, _now: Instant, connection: sqlite3.Connection) -> None:
+    launch = change.launch
+    row = {"round_id": launch.round_id, "state": str(launch.state), "body": _pack(launch)}
+    if not change.new:
+        connection.execute(_SQL.update_launch, row)
+        return
+    try:
+        connection.execute(_SQL.insert_launch, row)
+    except sqlite3.IntegrityError as error:
+        raise round_taken(launch.round_id) from error
+
+
+def _drop_launch(change: DropLaunch, _now: Instant, connection: sqlite3.Connection) -> None:
+    connection.execute(_SQL.delete_launch, {"round_id": change.round_id})
+
+
+_APPLY: Mapping[type, Callable[[Any, Instant, sqlite3.Connection], None]] = {
+    SaveTask: _save_task,
+    DropTask: _drop_task,
+    SaveRun: _save_run,
+    SaveProplet: _save_proplet,
+    DropProplet: _drop_proplet,
+    SaveLaunch: _save_launch,
+    DropLaunch: _drop_launch,
+}

@@ -1,0 +1,89 @@
+-- name: insert_task
+-- A new definition; fails when the id is taken.
+INSERT INTO tasks (id, created_at, metadata, body) VALUES (:id, :created_at, :metadata, :body);
+
+-- name: update_task
+UPDATE tasks SET metadata = :metadata, body = :body WHERE id = :id;
+
+-- name: delete_task
+-- Its runs go with it.
+DELETE FROM tasks WHERE id = :id;
+
+-- name: upsert_run
+-- Results that are already there stay unless new ones come: a later record of a run never erases them.
+INSERT INTO runs (task_id, number, state, live, saved_mono, saved_wall, body, results)
+VALUES (:task_id, :number, :state, :live, :saved_mono, :saved_wall, :body, :results)
+ON CONFLICT (task_id, number) DO UPDATE SET
+    state = excluded.state,
+    live = excluded.live,
+    saved_mono = excluded.saved_mono,
+    saved_wall = excluded.saved_wall,
+    body = excluded.body,
+    results = coalesce(excluded.results, results);
+
+-- name: mark_latest_run
+UPDATE tasks SET latest_run = :number WHERE id = :task_id AND latest_run < :number;
+
+-- name: select_task
+-- One task with its latest run.
+SELECT tasks.body AS task, runs.body AS run, runs.results AS results
+FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.latest_run
+WHERE tasks.id = :id;
+
+-- name: list_tasks
+-- A page, newest first; the filter holds when every key of :metadata has the same value in the task's.
+SELECT tasks.body AS task, runs.body AS run, runs.results AS results
+FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.latest_run
+WHERE NOT EXISTS (
+    SELECT 1 FROM json_each(:metadata) AS wanted
+    WHERE NOT EXISTS (
+        SELECT 1 FROM json_each(tasks.metadata) AS has
+        WHERE has.key = wanted.key AND has.type = wanted.type AND has.value IS wanted.value
+    )
+)
+ORDER BY tasks.created_at DESC, tasks.id
+LIMIT :limit OFFSET :offset;
+
+-- name: count_tasks
+SELECT count(*) AS total FROM tasks
+WHERE NOT EXISTS (
+    SELECT 1 FROM json_each(:metadata) AS wanted
+    WHERE NOT EXISTS (
+        SELECT 1 FROM json_each(tasks.metadata) AS has
+        WHERE has.key = wanted.key AND has.type = wanted.type AND has.value IS wanted.value
+    )
+);
+
+-- name: list_live
+-- Every run that has not ended, oldest first.
+SELECT tasks.body AS task, runs.body AS run, runs.saved_mono, runs.saved_wall
+FROM runs JOIN tasks ON tasks.id = runs.task_id
+WHERE runs.live = 1
+ORDER BY tasks.created_at, tasks.id;
+
+-- name: upsert_proplet
+INSERT INTO proplets (id, registered, body) VALUES (:id, :registered, :body)
+ON CONFLICT (id) DO UPDATE SET body = excluded.body;
+
+-- name: delete_proplet
+DELETE FROM proplets WHERE id = :id;
+
+-- name: list_proplets
+-- In the order of their registration.
+SELECT body FROM proplets ORDER BY registered, id;
+
+-- name: insert_launch
+-- A new launch; fails when the round id is taken.
+INSERT INTO launches (round_id, state, body) VALUES (:round_id, :state, :body);
+
+-- name: update_launch
+UPDATE launches SET state = :state, body = :body WHERE round_id = :round_id;
+
+-- name: delete_launch
+DELETE FROM launches WHERE round_id = :round_id;
+
+-- name: select_launch
+SELECT body FROM launches WHERE round_id = :round_id;
+
+-- name: list_open_launches
+SELECT body FROM launches WHERE state <> 'closed' ORDER BY round_id;

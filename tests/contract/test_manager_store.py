@@ -1,0 +1,165 @@
+"""One suite for both of the manager's stores: what `stores.ManagerStore` promises."""
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.proplet import Proplet
+from propeller.core.run import Attempt, Run, RunState
+from propeller.core.task import Task
+from propeller.errors import Conflict, NotFound
+from propeller.fl.launch import Launch, LaunchState
+from propeller.ports import Instant
+from propeller.storage.manager_memory import MemoryManagerStore
+from propeller.storage.manager_store import ROLE, SqliteManagerStore
+from propeller.storage.sqlite import Database
+from propeller.stores import DropLaunch, DropTask, SaveLaunch, SaveTask
+
+
+class HandClock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.instant = Instant(mono_s=100.0, wall_s=1_000_000.0)
+
+    def now(self) -> Instant:
+        """The present moment."""
+        return self.instant
+
+
+@asynccontextmanager
+async def sqlite(tmp_path, clock):
+    """A store on a real file."""
+    database = await Database.open(tmp_path / "manager.db", role=ROLE, base="m/d/c/c")
+    try:
+        yield SqliteManagerStore(database, clock)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def memory(_tmp_path, clock):
+    """The twin."""
+    yield MemoryManagerStore(clock)
+
+
+@pytest.fixture
+def clock():
+    """A clock at rest."""
+    return HandClock()
+
+
+@pytest.fixture(params=[sqlite, memory], ids=["sqlite", "memory"])
+async def store(request, tmp_path, clock):
+    """Each store in turn."""
+    async with request.param(tmp_path, clock) as made:
+        yield made
+
+
+def task(task_id="t", created_at_s=1.0, **fields) -> Task:
+    """A task of that id."""
+    return Task(id=task_id, name="main", created_at_s=created_at_s, updated_at_s=1.0, **fields)
+
+
+def run(number=1, state=RunState.WAITING, **fields) -> Run:
+    """A run of task `t`."""
+    fields = {"created_at_s": 1.0, "give_up_mono_s": 160.0, "deadline_mono_s": 130.0} | fields
+    return Run(task_id="t", number=number, state=state, **fields)
+
+
+async def test_a_task_is_found_as_it_was_stored(store):
+    """Every field survives, the mapping ones included."""
+    stored = task(env={"A": "ü"}, inputs=("1", "2"), metadata={"k": [1, {"x": None}]}, cli_args=("-v",))
+    await store.commit([SaveTask(task=stored, new=True)])
+    record = await store.task("t")
+    assert record.task == stored
+    assert record.run is None
+
+
+async def test_a_taken_id_is_refused_and_nothing_of_the_commit_stays(store):
+    """A commit is whole or not at all."""
+    await store.commit([SaveTask(task=task(), new=True)])
+    with pytest.raises(Conflict, match="taken"):
+        await store.commit([SaveTask(task=task("u"), new=True), SaveTask(task=task(), new=True)])
+    with pytest.raises(NotFound):
+        await store.task("u")
+
+
+async def test_the_latest_run_and_its_results_are_shown(store):
+    """Results belong to a run; a later record of the run keeps them, a later run begins without."""
+    await store.commit([SaveTask(task=task(), new=True), SaveRun(run=run(), cause="x")])
+    done = run(state=RunState.COMPLETED, attempts=(Attempt(number=1, proplet_id="p", lane="directed"),))
+    await store.commit([SaveRun(run=done, results=b'"hi"', cause="x")])
+    record = await store.task("t", results=True)
+    assert (record.run, record.results) == (done, b'"hi"')
+    await store.commit([SaveRun(run=done, cause="x")])
+    assert (await store.task("t", results=True)).results == b'"hi"'
+    await store.commit([SaveRun(run=run(2), cause="x")])
+    record = await store.task("t", results=True)
+    assert (record.run.number, record.results) == (2, None)
+
+
+async def test_a_page_is_newest_first_and_filtered(store):
+    """The filter is exact, by value and type, for every key."""
+    await store.commit(
+        [
+            SaveTask(task=task(f"t{n}", float(n), metadata={"n": n, "even": n % 2 == 0}), new=True)
+            for n in range(5)
+        ]
+    )
+    total, page = await store.tasks(offset=1, limit=2)
+    assert (total, [record.task.id for record in page]) == (5, ["t3", "t2"])
+    total, page = await store.tasks(offset=0, limit=10, metadata={"even": True, "n": 2})
+    assert (total, [record.task.id for record in page]) == (1, ["t2"])
+    assert (await store.tasks(offset=0, limit=10, metadata={"even": 1}))[0] == 0
+    assert (await store.tasks(offset=0, limit=10, metadata={"x' OR 1": 1}))[0] == 0
+
+
+async def test_live_runs_come_back_with_what_was_left_of_their_deadlines(store, clock):
+    """Time on disk is what was left and when; a clock set back never gives more than that."""
+    await store.commit([SaveTask(task=task(), new=True), SaveRun(run=run(), cause="x")])
+    later = Instant(mono_s=5.0, wall_s=clock.instant.wall_s + 10)
+    ((_, found),) = await store.live(later)
+    assert (found.deadline_mono_s, found.give_up_mono_s) == (25.0, 55.0)
+    assert found.resend_mono_s == float("inf")
+    ((_, found),) = await store.live(Instant(mono_s=5.0, wall_s=0.0))
+    assert found.deadline_mono_s == 35.0
+    await store.commit([SaveRun(run=run(state=RunState.FAILED), cause="x")])
+    assert await store.live(later) == []
+
+
+async def test_deleting_a_task_deletes_its_runs(store):
+    """Nothing of it is left."""
+    await store.commit([SaveTask(task=task(), new=True), SaveRun(run=run(), cause="x")])
+    await store.commit([DropTask(task_id="t")])
+    assert await store.live(Instant(0, 0)) == []
+    with pytest.raises(NotFound):
+        await store.task("t")
+
+
+async def test_proplets_keep_their_order(store):
+    """Round robin goes by registration, also after a restart."""
+    for name, at in (("b", 1.0), ("a", 2.0)):
+        await store.commit([SaveProplet(proplet=Proplet(id=name, name=name, registered_at_s=at))])
+    await store.commit([SaveProplet(proplet=Proplet(id="b", name="again", registered_at_s=1.0))])
+    assert [(one.id, one.name) for one in await store.proplets()] == [("b", "again"), ("a", "a")]
+    await store.commit([DropProplet(proplet_id="b")])
+    assert [one.id for one in await store.proplets()] == ["a"]
+
+
+async def test_launches_are_open_until_closed(store):
+    """A restart finds every launch that is not done."""
+    launch = Launch(round_id="r", body=b"{}", tasks={"p": "t"}, seed=7)
+    await store.commit([SaveLaunch(launch=launch, new=True)])
+    assert await store.launch("r") == launch
+    with pytest.raises(Conflict):
+        await store.commit([SaveLaunch(launch=launch, new=True)])
+    launched = launch.to(LaunchState.LAUNCHED)
+    await store.commit([SaveLaunch(launch=launched)])
+    assert await store.open_launches() == [launched]
+    await store.commit([SaveLaunch(launch=launched.to(LaunchState.CLOSED))])
+    assert await store.open_launches() == []
+    await store.commit([SaveLaunch(launch=replace(launch, round_id="q"), new=True), DropLaunch(round_id="q")])
+    assert await store.launch("q") is None
