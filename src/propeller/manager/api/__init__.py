@@ -1,0 +1,1 @@
+"""The manager's HTTP routes: they read requests, ask the services, and shape answers. They decide nothing."""

@@ -1,0 +1,110 @@
+"""Routes of federated learning: experiments are launched here; all else is the coordinator's answer."""
+
+from typing import Any
+
+import msgspec
+from litestar import Response, get, post
+from litestar.handlers import HTTPRouteHandler
+
+from propeller.core.ids import check_id
+from propeller.errors import BadInput, Unsupported
+from propeller.http.answers import AnyRequest
+from propeller.http.server import json_bytes
+from propeller.manager.coordinator import CoordinatorClient
+from propeller.manager.rounds import Rounds
+from propeller.ports import Response as PeerAnswer
+
+_CBOR = {"application/cbor", "application/cbor-seq"}
+
+
+class Configured(msgspec.Struct):
+    """Answer of a configured experiment."""
+
+    experiment_id: str
+    round_id: str
+    status: str
+
+
+def round_routes(rounds: Rounds, coordinator: CoordinatorClient | None) -> list[HTTPRouteHandler]:
+    """Every route below `/fl`."""
+    forward = _Forward(coordinator)
+    return [_configure(rounds), *_updates(forward), *_records(forward)]
+
+
+def _configure(rounds: Rounds) -> HTTPRouteHandler:
+    @post("/fl/experiments", status_code=200, summary="Configure an experiment and launch its first round")
+    async def configure_experiment(request: AnyRequest) -> Configured:
+        """One task per participant is on disk and started when this answers."""
+        answer = await rounds.configure(await json_bytes(request, "the experiment"))
+        return Configured(**answer)
+
+    return configure_experiment
+
+
+class _Forward:
+    """Hands a request on to the coordinator, and its answer back."""
+
+    def __init__(self, coordinator: CoordinatorClient | None) -> None:
+        self._coordinator = coordinator
+
+    async def __call__(self, method: str, path: str, body: bytes = b"", **said: Any) -> Response[bytes]:
+        if self._coordinator is None:
+            raise Unsupported(
+                "this manager has no coordinator: start it with a coordinator URL", code="no_coordinator"
+            )
+        answer: PeerAnswer = await self._coordinator.forward(method, path, body, **said)
+        media_type = answer.headers.get("content-type", "application/json")
+        return Response(answer.body, status_code=answer.status, media_type=media_type)
+
+
+def _updates(forward: _Forward) -> list[HTTPRouteHandler]:
+    @get("/fl/task", summary="What a participant is to train")
+    async def fl_task(round_id: str = "", proplet_id: str = "") -> Response[bytes]:
+        if not round_id:
+            raise BadInput("round_id is missing from the query", code="missing_round_id")
+        query = f"round_id={check_id(round_id, 'round_id')}"
+        if proplet_id:
+            query += f"&proplet_id={check_id(proplet_id, 'proplet_id')}"
+        return await forward("GET", f"/task?{query}")
+
+    @post("/fl/update", status_code=200, summary="Submit an update")
+    async def fl_update(request: AnyRequest) -> Response[bytes]:
+        body = await json_bytes(request, "the update")
+        return await forward("POST", "/update", body, token=request.headers.get("x-update-token"))
+
+    @post("/fl/update_cbor", status_code=200, summary="Submit an update as CBOR")
+    async def fl_update_cbor(request: AnyRequest) -> Response[bytes]:
+        content_type = request.headers.get("content-type", "").split(";")[0].strip()
+        if content_type not in _CBOR:
+            raise BadInput(
+                f"unsupported content type {content_type!r}: send application/cbor", code="content_type"
+            )
+        body = await request.body()
+        token = request.headers.get("x-update-token")
+        return await forward("POST", "/update_cbor", body, content_type=content_type, token=token)
+
+    return [fl_task, fl_update, fl_update_cbor]
+
+
+def _records(forward: _Forward) -> list[HTTPRouteHandler]:
+    @get("/fl/rounds/{round_id:str}/complete", summary="How far a round is")
+    async def fl_round(round_id: str) -> Response[bytes]:
+        return await forward("GET", f"/rounds/{check_id(round_id, 'round_id')}/complete")
+
+    @get("/fl/rounds/{round_id:str}", summary="All that is known of a round")
+    async def fl_round_record(round_id: str) -> Response[bytes]:
+        return await forward("GET", f"/rounds/{check_id(round_id, 'round_id')}")
+
+    @get("/fl/experiments", summary="List experiments")
+    async def fl_experiments() -> Response[bytes]:
+        return await forward("GET", "/experiments")
+
+    @get("/fl/experiments/{experiment_id:str}", summary="One experiment")
+    async def fl_experiment(experiment_id: str) -> Response[bytes]:
+        return await forward("GET", f"/experiments/{check_id(experiment_id, 'experiment_id')}")
+
+    @post("/fl/experiments/{experiment_id:str}/stop", status_code=200, summary="Stop an experiment")
+    async def fl_stop(experiment_id: str) -> Response[bytes]:
+        return await forward("POST", f"/experiments/{check_id(experiment_id, 'experiment_id')}/stop")
+
+    return [fl_round, fl_round_record, fl_experiments, fl_experiment, fl_stop]

@@ -1,0 +1,87 @@
+"""How tasks and proplets look on the wire. Pure, and the only place that knows both shapes."""
+
+import msgspec
+from msgspec import UNSET
+
+from propeller.core.proplet import Proplet
+from propeller.core.run import SHOWN, Attempt, RunState
+from propeller.core.task import Task, TaskState
+from propeller.stores import TaskRecord
+from propeller.wire.tasks import ZERO_TIME, AttemptView, LimitsBody, PropletView, TaskView, rfc3339
+
+_ENDED_BADLY = {RunState.FAILED, RunState.INTERRUPTED}
+
+
+def task_view(record: TaskRecord, file: str = "") -> TaskView:
+    """A task with its latest run; `file` is the redacted text of its inline module."""
+    task, run = record.task, record.run
+    attempt = run.attempt if run else None
+    ended_badly = run is not None and run.state in _ENDED_BADLY
+    return TaskView(
+        id=task.id,
+        name=task.name,
+        kind=task.kind,
+        state=int(SHOWN[run.state]) if run else int(TaskState.PENDING),
+        image_url=task.image_url,
+        file=file,
+        cli_args=list(task.cli_args) if task.cli_args is not None else None,
+        inputs=list(task.inputs),
+        env=dict(task.env),
+        daemon=task.daemon,
+        encrypted=False,
+        proplet_id=_shown_proplet(task, attempt),
+        broadcast=task.broadcast,
+        priority=task.priority,
+        mode=task.mode,
+        metadata=dict(task.metadata),
+        limits=_limits(task),
+        results=msgspec.Raw(record.results) if record.results and record.results != b"null" else UNSET,
+        error=run.reason or "failed" if run and ended_badly else "",
+        failure=run.failure if run else "",
+        reason=run.reason if run else "",
+        run=run.number if run else 0,
+        attempts=[_attempt_view(one) for one in run.attempts] if run else [],
+        start_time=rfc3339(run.started_at_s if run else 0.0),
+        finish_time=rfc3339(run.ended_at_s if run else 0.0),
+        created_at=rfc3339(task.created_at_s),
+        updated_at=rfc3339(task.updated_at_s),
+        next_run=ZERO_TIME,
+    )
+
+
+def _shown_proplet(task: Task, attempt: Attempt | None) -> str:
+    return task.proplet_id or (attempt.proplet_id if attempt else "")
+
+
+def _limits(task: Task) -> LimitsBody | msgspec.UnsetType:
+    body = LimitsBody(
+        wall_s=task.limits.wall_s,
+        cpu_s=task.limits.cpu_s,
+        memory_bytes=task.limits.memory_bytes,
+        stdout_bytes=task.limits.stdout_bytes,
+    )
+    return body if body != LimitsBody() else UNSET
+
+
+def _attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        attempt=attempt.number,
+        proplet_id=attempt.proplet_id,
+        state=str(attempt.state),
+        error=attempt.error,
+        failure=attempt.failure,
+    )
+
+
+def proplet_view(proplet: Proplet, *, alive: bool, task_count: int) -> PropletView:
+    """A proplet; `task_count` counts its live attempts."""
+    return PropletView(
+        id=proplet.id,
+        name=proplet.name,
+        task_count=task_count,
+        alive=alive,
+        protocol=2 if proplet.lane == "directed" else 1,
+        slots=proplet.slots,
+        last_alive_at=rfc3339(proplet.last_alive_at_s) if proplet.last_alive_at_s else "",
+        metadata=dict(proplet.metadata),
+    )

@@ -1,0 +1,141 @@
+"""The manager wired together from ports: service, routes and the tasks that keep it going.
+
+Whoever builds it (`roles/`, a simulated world) chooses the adapters, serves `app`, and runs `run`.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from random import Random
+from typing import Any
+
+from litestar import Litestar
+
+from propeller.errors import PropellerError
+from propeller.http.server import Offload, create_app
+from propeller.manager.api.proplets import proplet_routes
+from propeller.manager.api.rounds import round_routes
+from propeller.manager.api.tasks import task_routes
+from propeller.manager.config import ManagerConfig
+from propeller.manager.coordinator import CoordinatorClient
+from propeller.manager.intake import Intake
+from propeller.manager.listen import Listener
+from propeller.manager.outgoing import Outgoing
+from propeller.manager.rounds import Rounds
+from propeller.manager.shell import Shell
+from propeller.manager.tasks import Tasks
+from propeller.ports import Blobs, Bus, BusSession, Clock, Http
+from propeller.stores import ManagerStore
+from propeller.telemetry.logs import logger
+from propeller.telemetry.metrics import RoleMetrics
+
+ROLE = "manager"
+
+
+class Manager:
+    """One manager. Call `recover`, then serve `app` and await `run` until it is cancelled."""
+
+    def __init__(
+        self,
+        config: ManagerConfig,
+        *,
+        store: ManagerStore,
+        blobs: Blobs,
+        bus: Bus,
+        http: Http,
+        clock: Clock,
+        random: Random,
+        metrics: RoleMetrics | None = None,
+        offload: Offload = asyncio.to_thread,
+    ) -> None:
+        self._config = config
+        self._bus = bus
+        self._background: set[asyncio.Task[None]] = set()
+        metrics = metrics or RoleMetrics(ROLE)
+        coordinator = CoordinatorClient(http, config.coordinator_url) if config.coordinator_url else None
+        self.shell = Shell(
+            store=store, clock=clock, metrics=metrics, perform=self._perform, heartbeat_s=config.heartbeat_s
+        )
+        self._outgoing = Outgoing(
+            config=config,
+            bus=bus,
+            blobs=blobs,
+            store=store,
+            coordinator=coordinator,
+            metrics=metrics,
+            engine=lambda: self.shell.engine,
+            post=self.shell.post,
+        )
+        self.tasks = Tasks(
+            store=store, shell=self.shell, blobs=blobs, clock=clock, random=random, coordinator=coordinator
+        )
+        self.rounds = Rounds(
+            config=config,
+            store=store,
+            tasks=self.tasks,
+            bus=bus,
+            clock=clock,
+            random=random,
+            coordinator=coordinator,
+        )
+        self._listener = Listener(
+            topics=config.topics,
+            intake=Intake(config.topics, random),
+            rounds=self.rounds,
+            post=self.shell.post,
+            spawn=self._spawn,
+            metrics=metrics,
+        )
+        self.app: Litestar = create_app(
+            ROLE,
+            [
+                *task_routes(self.tasks, blobs),
+                *proplet_routes(self.tasks),
+                *round_routes(self.rounds, coordinator),
+            ],
+            metrics,
+            self._health,
+            offload=offload,
+            description="Takes tasks and gives them to proplets.",
+        )
+
+    async def recover(self) -> None:
+        """Load what was live when the last manager on this store ended."""
+        await self.shell.recover()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        session = BusSession(subscriptions=self._config.topics.manager_subscriptions())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.shell.run())
+                group.create_task(self._outgoing.run())
+                group.create_task(self._bus.run(session, self._listener))
+                group.create_task(self.rounds.resume())
+        finally:
+            for task in self._background:
+                task.cancel()
+
+    async def _perform(self, effect: Any) -> None:
+        await self._outgoing.perform(effect)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        """Run something beside the message loop; its failure is logged, as nobody waits for it."""
+        task = asyncio.ensure_future(_guarded(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _health(self) -> dict[str, Any]:
+        return {
+            "status": "pass",
+            "description": "manager service",
+            "commit": "none",
+            "build_time": "unknown",
+            "instance_id": self._config.instance_id,
+        }
+
+
+async def _guarded(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except PropellerError as error:
+        logger().error("round work failed", error=error.message, code=error.reason)

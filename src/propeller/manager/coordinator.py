@@ -1,0 +1,102 @@
+"""The manager's view of the coordinator: a few HTTP calls, every one of them safe to repeat.
+
+An answer of 4xx becomes the error that it names, so that the manager's own caller reads the coordinator's
+reason; no answer, 429 and 5xx become `PeerUnavailable`.
+"""
+
+from typing import Any
+
+import msgspec
+
+from propeller.core.task import Task
+from propeller.errors import (
+    BadInput,
+    CallerError,
+    Conflict,
+    DecodeError,
+    Denied,
+    NotFound,
+    PeerRefused,
+    PeerUnavailable,
+    TooLarge,
+)
+from propeller.ports import Http, Response
+from propeller.wire import codec
+from propeller.wire.experiments import JoinBody
+
+_ERRORS: dict[int, type[CallerError]] = {
+    400: BadInput,
+    401: Denied,
+    403: Denied,
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+}
+_TOO_MANY = 429
+_SERVER_SIDE = 500
+
+
+class _Said(msgspec.Struct):
+    error: str = ""
+    code: str = ""
+
+
+class CoordinatorClient:
+    """Calls one coordinator at `base_url` (no trailing slash)."""
+
+    def __init__(self, http: Http, base_url: str) -> None:
+        self._http = http
+        self._base_url = base_url
+
+    async def register(self, body: bytes) -> dict[str, Any]:
+        """Register an experiment (or one round). Repeating it is harmless."""
+        answer = await self.forward("POST", "/experiments", body)
+        return codec.decode(dict[str, Any], answer.body, what="the coordinator's answer")
+
+    async def join(self, task: Task, participant: str) -> None:
+        """Make `participant` part of the round that `task` names, registering a manual round if need be."""
+        body = JoinBody(
+            proplet_id=participant,
+            model_uri=task.env.get("MODEL_URI", ""),
+            image=task.image_url or f"sha256:{task.file_sha256}",
+        )
+        await self.forward("POST", f"/rounds/{task.round_id}/join", codec.encode(body))
+
+    async def round_state(self, round_id: str) -> str | None:
+        """The round's state, or None if the coordinator does not know it."""
+        try:
+            answer = await self.forward("GET", f"/rounds/{round_id}/complete")
+        except NotFound:
+            return None
+        return str(codec.decode(dict[str, Any], answer.body, what="the round's state").get("state", ""))
+
+    async def forward(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        content_type: str = "application/json",
+        token: str | None = None,
+    ) -> Response:
+        """One request; returns a 2xx answer, raises what any other one stands for."""
+        headers = {"content-type": content_type} if body else {}
+        if token:
+            headers["x-update-token"] = token
+        answer = await self._http.request(method, self._base_url + path, headers=headers, body=body)
+        if answer.status < 300:  # noqa: PLR2004 - the class of HTTP status
+            return answer
+        raise _error(answer, f"{method} {path}")
+
+
+def _error(answer: Response, what: str) -> Exception:
+    try:
+        said = codec.decode(_Said, answer.body, what="the coordinator's error")
+    except DecodeError:
+        said = _Said(error=f"the coordinator answered {answer.status} to {what}")
+    if answer.status == _TOO_MANY or answer.status >= _SERVER_SIDE:
+        return PeerUnavailable(f"the coordinator cannot now: {said.error}", code=said.code or None)
+    kind = _ERRORS.get(answer.status)
+    if kind is None:
+        return PeerRefused(said.error or f"{what}: {answer.status}", status=answer.status)
+    return kind(said.error or f"{what}: {answer.status}", code=said.code or None)

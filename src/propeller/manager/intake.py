@@ -1,0 +1,179 @@
+"""Turns MQTT messages into events: total and bounded. What is no lawful message is dropped and counted.
+
+On directed topics the last level is the sender, proven by the broker; a body that claims another proplet is
+refused. On shared topics nobody is proven, and the engine treats what is said accordingly.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgspec
+
+from propeller.core import events as e
+from propeller.core.ids import check_id
+from propeller.core.run import Lane
+from propeller.errors import BadInput, DecodeError
+from propeller.ports import Message
+from propeller.wire import codec
+from propeller.wire.messages import Alive, AttemptEvent, AttemptFinished, Create, LegacyResult
+from propeller.wire.topics import ControlTopic, FromProplet, Topics
+
+_ADJECTIVES = (
+    "amber",
+    "brave",
+    "calm",
+    "deft",
+    "early",
+    "fair",
+    "keen",
+    "lucid",
+    "quiet",
+    "swift",
+    "warm",
+    "wise",
+)
+_NOUNS = (
+    "badger",
+    "curlew",
+    "falcon",
+    "heron",
+    "ibex",
+    "lark",
+    "lynx",
+    "marten",
+    "otter",
+    "raven",
+    "swift",
+    "wren",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Decodes control messages of one domain and channel; `random` names new proplets."""
+
+    topics: Topics
+    random: Random
+
+    def event(self, message: Message) -> e.Event | None:
+        """The event that a message stands for; None for kinds that are not the engine's business.
+
+        Raises `DecodeError` or `BadInput` for a message that is not what its topic says.
+        """
+        topic = self.topics.parse_control(message.topic)
+        if topic is None:
+            raise DecodeError(f"no control message travels on {message.topic}")
+        read = _READERS.get(topic.kind)
+        return read(self, topic, message.payload) if read else None
+
+    def name(self) -> str:
+        """A name for a proplet that is seen for the first time."""
+        return f"{self.random.choice(_ADJECTIVES)}-{self.random.choice(_NOUNS)}"
+
+
+def _create(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
+    body = codec.decode(Create, payload, what="create")
+    metadata = {name: value for name, value in msgspec.to_builtins(body.metadata).items() if value}
+    return e.Announced(
+        proplet_id=_claimed(topic, body.proplet_id),
+        protocol=body.protocol,
+        name=intake.name(),
+        namespace=body.namespace or "default",
+        metadata=_whole_numbers(metadata),
+        slots=min(max(1, body.slots), 1024),
+        cause="create",
+    )
+
+
+def _alive(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
+    body = codec.decode(Alive, payload, what="alive")
+    proplet_id = _claimed(topic, body.proplet_id)
+    lane: Lane = "directed" if topic.sender else "legacy"
+    if body.status == "offline":
+        return e.Gone(proplet_id=proplet_id, lane=lane, cause="will")
+    held = tuple(
+        e.Held(task_id=item.task_id, run=item.run, attempt=item.attempt, state=item.state)
+        for item in body.attempts or ()
+    )
+    return e.Heard(
+        proplet_id=proplet_id,
+        lane=lane,
+        name=intake.name(),
+        inventory=held if topic.sender else None,
+        boot=body.boot,
+        cause="alive",
+    )
+
+
+def _events(_intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
+    body = codec.decode(AttemptEvent, payload, what="attempt event")
+    return e.AttemptReport(
+        kind=body.kind,
+        sender=_proven(topic),
+        task_id=check_id(body.task_id, "task_id"),
+        run=body.run,
+        attempt=body.attempt,
+        cause=body.kind,
+    )
+
+
+def _results(_intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
+    if topic.sender is None:
+        return _legacy_result(payload)
+    body = codec.decode(AttemptFinished, payload, what="result")
+    _claimed(topic, body.proplet_id or None)
+    return e.AttemptReport(
+        kind="finished",
+        sender=topic.sender,
+        task_id=check_id(body.task_id, "task_id"),
+        run=body.run,
+        attempt=body.attempt,
+        error=body.error,
+        failure=body.failure,
+        results=bytes(body.results) or b"null",
+        cause="finished",
+    )
+
+
+def _legacy_result(payload: bytes) -> e.Event:
+    body = codec.decode(LegacyResult, payload, what="result")
+    return e.LegacyReport(
+        task_id=check_id(body.task_id, "task_id"),
+        proplet_id=body.proplet_id or None,
+        error=body.error or "",
+        results=bytes(body.results) or b"null",
+        cause="result",
+    )
+
+
+_READERS: Mapping[FromProplet, Callable[[Intake, ControlTopic, bytes], e.Event]] = {
+    FromProplet.CREATE: _create,
+    FromProplet.ALIVE: _alive,
+    FromProplet.EVENTS: _events,
+    FromProplet.RESULTS: _results,
+}
+
+
+def _claimed(topic: ControlTopic, claimed: str | None) -> str:
+    """The proplet a message is from: the topic's level, which the body must not contradict, else the body."""
+    if topic.sender is not None:
+        if claimed not in {None, "", topic.sender}:
+            raise BadInput(f"{topic.sender} speaks for {claimed}", code="wrong_sender")
+        return check_id(topic.sender, "proplet id")
+    return check_id(claimed or "", "proplet_id")
+
+
+def _proven(topic: ControlTopic) -> str:
+    if topic.sender is None:
+        raise DecodeError(f"{topic.kind} exists on directed topics only")
+    return topic.sender
+
+
+def _whole_numbers(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Sizes travel as JSON numbers of either kind; what is whole is shown whole."""
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in metadata.items()
+    }

@@ -1,0 +1,66 @@
+"""What the manager does with each MQTT message. What is unlawful is dropped and counted."""
+
+from collections.abc import Awaitable, Callable
+
+from propeller.core import events as e
+from propeller.errors import PropellerError
+from propeller.manager.intake import Intake
+from propeller.manager.rounds import Rounds
+from propeller.ports import Message
+from propeller.telemetry.logs import logger
+from propeller.telemetry.metrics import RoleMetrics
+from propeller.wire import codec
+from propeller.wire.messages import RoundComplete, RoundStart
+from propeller.wire.topics import RoundTopic, Topics
+
+Spawn = Callable[[Awaitable[None]], None]
+
+
+class Listener:
+    """Sorts messages: control messages go to the shell, round messages to `rounds` in tasks of their own."""
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        intake: Intake,
+        rounds: Rounds,
+        post: Callable[[e.Event], Awaitable[None]],
+        spawn: Spawn,
+        metrics: RoleMetrics,
+    ) -> None:
+        self._topics = topics
+        self._intake = intake
+        self._rounds = rounds
+        self._post = post
+        self._spawn = spawn
+        self._received = metrics.counter("propeller_manager_messages_received", "Messages received")
+        self._poison = metrics.counter(
+            "propeller_manager_messages_unlawful", "Messages that are not what their topic says"
+        )
+
+    async def __call__(self, message: Message) -> None:
+        """Take one message; never raises for what it holds."""
+        self._received.inc()
+        try:
+            await self._sort(message)
+        except PropellerError as error:
+            self._poison.inc()
+            logger().warning("message dropped", topic=message.topic, error=error.message, code=error.reason)
+
+    async def _sort(self, message: Message) -> None:
+        round_topic = self._topics.parse_round(message.topic)
+        if round_topic is not None:
+            self._round(round_topic, message.payload)
+            return
+        event = self._intake.event(message)
+        if event is not None:
+            await self._post(event)
+
+    def _round(self, topic: RoundTopic, payload: bytes) -> None:
+        if topic.kind == "start":
+            self._spawn(self._rounds.announced(codec.decode(RoundStart, payload, what="rounds/start")))
+        elif topic.kind == "complete" and not topic.root:
+            end = codec.decode(RoundComplete, payload, what="round complete")
+            if end.round_id == topic.round_id:
+                self._spawn(self._rounds.completed(end))

@@ -1,0 +1,194 @@
+"""Runs the engine: events in, one commit for many, then the messages. The only owner of the engine.
+
+The order is the promise: what an event changed is on disk before anybody hears of it. If a commit fails,
+the engine is rebuilt from the store as after a crash, and the callers of that batch are told.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from propeller.core import events as e
+from propeller.core.engine import Engine
+from propeller.core.ledger import Now
+from propeller.errors import PropellerError
+from propeller.ports import Clock
+from propeller.stores import ManagerChange, ManagerStore
+from propeller.telemetry.logs import logger
+from propeller.telemetry.metrics import RoleMetrics
+
+BATCH_EVENTS_MAX = 512
+"""Events that share one commit."""
+INBOX_EVENTS_MAX = 20_000
+"""Events that may wait; beyond it senders wait too, which slows intake down rather than losing anything."""
+_RETRY_S = 1.0
+"""Pause after a failed commit."""
+
+Effect = e.SendStart | e.SendStop | e.SendAck | e.SendWelcome
+_SAVES = (e.SaveRun, e.SaveProplet, e.DropProplet)
+_EFFECTS = (e.SendStart, e.SendStop, e.SendAck, e.SendWelcome)
+
+
+@dataclass(slots=True)
+class _Item:
+    event: e.Event
+    done: asyncio.Future[None] | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What a batch of events came to."""
+
+    changes: list[ManagerChange] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+
+class Shell:
+    """Feeds one engine from an inbox. `perform` sends one effect; it is called after the commit, in order."""
+
+    def __init__(
+        self,
+        *,
+        store: ManagerStore,
+        clock: Clock,
+        metrics: RoleMetrics,
+        perform: Callable[[Effect], Awaitable[None]],
+        heartbeat_s: float,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._perform = perform
+        self._heartbeat_s = heartbeat_s
+        self._inbox: asyncio.Queue[_Item] = asyncio.Queue(INBOX_EVENTS_MAX)
+        self._ignored = metrics.counter(
+            "propeller_manager_events_ignored", "Events that must not count", ["why"]
+        )
+        self._batches = metrics.histogram(
+            "propeller_manager_batch_events", "Events per commit", buckets=(1, 2, 4, 8, 16, 64, 256, 512)
+        )
+        metrics.gauge("propeller_manager_inbox_events", "Events waiting").set_function(self._inbox.qsize)
+        metrics.gauge("propeller_manager_live_runs", "Runs that have not ended").set_function(
+            lambda: len(self.engine.ledger.runs)
+        )
+        self.engine = Engine(heartbeat_s=heartbeat_s)
+
+    async def recover(self) -> None:
+        """Rebuild the engine from the store: at start, and after a commit that failed."""
+        now = self._clock.now()
+        self.engine = Engine.restore(
+            await self._store.live(now),
+            await self._store.proplets(),
+            Now(mono_s=now.mono_s, wall_s=now.wall_s),
+            heartbeat_s=self._heartbeat_s,
+        )
+
+    async def post(self, event: e.Event) -> None:
+        """Hand over an event and go on; waits only when the inbox is full."""
+        await self._inbox.put(_Item(event))
+
+    async def submit(self, event: e.Event) -> None:
+        """Hand over an event and wait until what it changed is on disk; raises what it was refused for."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._inbox.put(_Item(event, done))
+        await done
+
+    async def run(self) -> None:
+        """Work until cancelled. `recover` must have been called."""
+        while True:
+            items = await self._next_items()
+            batch = self._decide(items)
+            self._batches.observe(len(items))
+            if await self._commit(batch):
+                for done in batch.waiting:
+                    _settle(done, None)
+                for effect in batch.effects:
+                    await self._perform(effect)
+
+    async def _next_items(self) -> list[_Item]:
+        """At least one event, which is a tick if a deadline comes first."""
+        pause_s = max(0.0, self.engine.next_deadline() - self._clock.now().mono_s)
+        try:
+            async with asyncio.timeout(None if pause_s == float("inf") else pause_s):
+                items = [await self._inbox.get()]
+        except TimeoutError:
+            items = [_Item(e.Tick())]
+        while len(items) < BATCH_EVENTS_MAX and not self._inbox.empty():
+            items.append(self._inbox.get_nowait())
+        return items
+
+    def _decide(self, items: Sequence[_Item]) -> _Batch:
+        batch = _Batch()
+        for item in items:
+            now = self._clock.now()
+            try:
+                commands = self.engine.handle(item.event, Now(mono_s=now.mono_s, wall_s=now.wall_s))
+            except PropellerError as error:
+                _settle(item.done, error)
+                continue
+            if item.done is not None:
+                batch.waiting.append(item.done)
+            self._sort(commands, batch)
+        return batch
+
+    def _sort(self, commands: Sequence[e.Command], batch: _Batch) -> None:
+        for command in commands:
+            if isinstance(command, _SAVES):
+                batch.changes.append(command)
+                _tell(command)
+            elif isinstance(command, _EFFECTS):
+                batch.effects.append(command)
+            elif isinstance(command, e.Ignored):
+                self._ignored.labels(command.why).inc()
+                logger().info("event ignored", why=command.why, cause=command.event.cause)
+
+    async def _commit(self, batch: _Batch) -> bool:
+        if not batch.changes:
+            return True
+        try:
+            await self._store.commit(batch.changes)
+        except PropellerError as error:
+            logger().error("commit failed", error=error.message, code=error.reason)
+            for done in batch.waiting:
+                _settle(done, error)
+            await self._recover_patiently()
+            return False
+        return True
+
+    async def _recover_patiently(self) -> None:
+        """The engine ran ahead of the disk: take the disk's word, as soon as it can be read."""
+        while True:
+            try:
+                await self.recover()
+            except PropellerError as error:
+                logger().error("cannot recover yet", error=error.message, code=error.reason)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
+
+
+def _settle(done: asyncio.Future[None] | None, error: PropellerError | None) -> None:
+    if done is None or done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
+def _tell(command: e.SaveRun | e.SaveProplet | e.DropProplet) -> None:
+    """One log line per change of a run: the story of a task can be read off the log."""
+    if not isinstance(command, e.SaveRun):
+        return
+    run, attempt = command.run, command.run.attempt
+    logger().info(
+        "run",
+        task_id=run.task_id,
+        run=run.number,
+        state=str(run.state),
+        attempt=attempt.number if attempt else 0,
+        attempt_state=str(attempt.state) if attempt else "",
+        proplet_id=attempt.proplet_id if attempt else "",
+        reason=run.reason,
+        cause=command.cause,
+    )
