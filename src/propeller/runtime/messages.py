@@ -1,0 +1,115 @@
+"""What the agent and its worker processes say to each other over a pair of pipes.
+
+Each message is a length of four bytes, big-endian, and that many bytes of MessagePack; a module's bytes
+follow their announcement raw. The module knows neither asyncio nor wasmtime: both sides share it.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from propeller import limits
+from propeller.errors import DecodeError
+from propeller.ports import GuestDone, GuestFailed, GuestJob, GuestLimits
+
+HEADER: Final = struct.Struct(">I")
+"""The length before every message, in bytes."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
+    """Agent to worker: run this guest. The module's bytes travel only when the worker asks for them."""
+
+    digest: str
+    name: str
+    args: Sequence[str]
+    inputs: Sequence[str]
+    env: Mapping[str, str]
+    host_strings: Mapping[str, str]
+    files: str | None
+    limits: GuestLimits
+
+
+class ModuleFollows(msgspec.Struct, frozen=True, kw_only=True, tag="module"):
+    """Agent to worker: the `size_bytes` raw bytes after this message are the module that was asked for."""
+
+    size_bytes: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """Worker to agent: the engine stands; jobs are welcome."""
+
+
+class NeedModule(msgspec.Struct, frozen=True, kw_only=True, tag="need"):
+    """Worker to agent: no compiled copy of the job's module is at hand."""
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
+    """Worker to agent: the module is compiled and the guest's own time begins."""
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """Worker to agent: the guest ended, in exactly one of two ways.
+
+    `retire` says that the worker holds on to too much memory and wants no further job.
+    """
+
+    done: GuestDone | None = None
+    failed: GuestFailed | None = None
+    retire: bool = False
+
+
+_T = TypeVar("_T")
+
+ToWorker = Job | ModuleFollows
+FromWorker = Ready | NeedModule | Started | Finished
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decoder(FromWorker)
+
+
+def job_message(job: GuestJob) -> Job:
+    """The message for a job; everything but the module's bytes."""
+    return Job(
+        digest=job.digest,
+        name=job.name,
+        args=tuple(job.args),
+        inputs=tuple(job.inputs),
+        env=dict(job.env),
+        host_strings=dict(job.host_strings),
+        files=None if job.files is None else str(job.files),
+        limits=job.limits,
+    )
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    """The message with its length before it."""
+    body = _encoder.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+def length(header: bytes) -> int:
+    """The length that a header announces; raises `DecodeError` over `limits.WORKER_FRAME_BYTES_MAX`."""
+    (size,) = HEADER.unpack(header)
+    if size > limits.WORKER_FRAME_BYTES_MAX:
+        raise DecodeError(f"a worker's message announces {size} bytes; that is no message of ours")
+    return int(size)
+
+
+def decode_to_worker(body: bytes) -> ToWorker:
+    """What the agent said; raises `DecodeError`."""
+    return _decode(_to_worker, body)
+
+
+def decode_from_worker(body: bytes) -> FromWorker:
+    """What a worker said; raises `DecodeError`: a guest that broke out may say anything."""
+    return _decode(_from_worker, body)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError(f"undecodable message between agent and worker: {error}") from error

@@ -1,0 +1,89 @@
+"""The clock over one guest: wall time, processor time, resident memory, and the reason why it was stopped.
+
+A guest is stopped softly by one tick of its engine's epoch. The watch must not know what runs: the job's
+thread begins and finishes it, the worker's main thread checks it, output callbacks may stop it.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from propeller import limits
+from propeller.ports import FailureKind, GuestLimits
+
+CHECK_S: Final = 0.05
+"""Longest pause between two checks: how late an overrun of memory is seen."""
+_PAGE_BYTES: Final = resource.getpagesize()
+
+
+class Watch:
+    """Watches one job against its limits; `interrupt` ticks the engine's epoch.
+
+    `reason` is why the guest was stopped, None if it was not. All methods may be called from any thread.
+    """
+
+    def __init__(self, job_limits: GuestLimits, interrupt: Callable[[], None]) -> None:
+        self.reason: FailureKind | None = None
+        self._limits = job_limits
+        self._interrupt = interrupt
+        self._lock = Lock()
+        self._finished = False
+        self._begun: tuple[float, float] | None = None
+        self._resident_bytes_max = resident_bytes() + limits.GUEST_COMPILE_BYTES
+
+    def begin(self) -> None:
+        """The module is loaded: the guest's own time and memory count from here."""
+        with self._lock:
+            self._begun = (time.monotonic(), time.process_time())
+            self._resident_bytes_max = resident_bytes() + self._limits.memory_bytes + limits.GUEST_HOST_BYTES
+
+    def finish(self) -> None:
+        """The guest ended: nothing may interrupt the engine any more, for the next guest would feel it."""
+        with self._lock:
+            self._finished = True
+
+    def stop(self, reason: FailureKind) -> None:
+        """Stop the guest softly, for `reason`; the first reason stays."""
+        with self._lock:
+            if not self._finished and self.reason is None:
+                self.reason = reason
+                self._interrupt()
+
+    def used(self) -> tuple[float, float]:
+        """Wall and processor seconds since `begin`; zeros before it."""
+        if self._begun is None:
+            return 0.0, 0.0
+        return time.monotonic() - self._begun[0], time.process_time() - self._begun[1]
+
+    def pause_s(self) -> float:
+        """How long the next check may wait. Processor time never runs faster than the wall here."""
+        if self._finished or self._begun is None:
+            return CHECK_S
+        wall_s, cpu_s = self.used()
+        left_s = min(self._limits.wall_s - wall_s, self._limits.cpu_s - cpu_s)
+        return min(max(left_s, 0.001), CHECK_S)
+
+    def check(self) -> bool:
+        """Stop the guest if a time limit has passed; False if the process itself holds too much memory."""
+        wall_s, cpu_s = self.used()
+        if wall_s >= self._limits.wall_s:
+            self.stop("timeout")
+        elif cpu_s >= self._limits.cpu_s:
+            self.stop("cpu")
+        return self._finished or resident_bytes() <= self._resident_bytes_max
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
+
+
+def own_bytes() -> int:
+    """Resident anonymous memory of this process: what no other process shares and no file backs."""
+    for line in Path("/proc/self/status").read_bytes().splitlines():
+        if line.startswith(b"RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
