@@ -1,0 +1,212 @@
+"""Mosquitto as our broker: its configuration and ACL from the same table, and a process that runs it.
+
+For identity Mosquitto's *username* counts, so the configuration makes it the client id as well: nobody can
+take over another's connection. ACL lines are written per user, never with `pattern`, which would hold for
+every user. Mosquitto checks subscriptions at delivery and wills when they are sent: what a principal may not
+hear or say does not arrive, though its SUBACK may look like success.
+"""
+
+import asyncio
+import getpass
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Self
+
+from propeller import limits
+from propeller.broker.credentials import PASSWORDS, CredentialStore
+from propeller.broker.principals import Action, Rights
+from propeller.errors import EnvironmentError_, PortInUse
+
+CONFIGURATION = "mosquitto.conf"
+ACL = "mosquitto.acl"
+_READY_S = 10.0
+_STOP_S = 5.0
+_POLL_S = 0.02
+
+
+def acl_text(store: CredentialStore) -> str:
+    """The ACL file for every principal of `store`; who is not in it may do nothing."""
+    return "".join(
+        _user_lines(rights) for name in sorted(store.principals()) if (rights := store.rights(name))
+    )
+
+
+def _user_lines(rights: Rights) -> str:
+    lines = [f"# {rights.kind}", f"user {rights.id}"]
+    lines += [
+        f"topic {'write' if Action.PUBLISH in rule.actions else 'read'} {rule.pattern}"
+        for rule in rights.rules
+    ]
+    return "\n".join(lines) + "\n\n"
+
+
+def configuration_text(
+    store: CredentialStore, directory: Path, *, host: str, port: int, persistence: Path | None = None
+) -> str:
+    """`mosquitto.conf` for Mosquitto 2: one listener, no anonymous clients, our limits.
+
+    `directory` is where the ACL file lies; `persistence`, if given, keeps retained messages over restarts.
+    """
+    lines = [
+        "# Written by propeller; rewritten at each start.",
+        "per_listener_settings false",
+        f"listener {port} {host}",
+        "protocol mqtt",
+        "set_tcp_nodelay true",
+        f"max_connections {limits.MQTT_CONNECTIONS_MAX}",
+        "allow_anonymous false",
+        "use_username_as_clientid true",
+        f"password_file {(store.directory / PASSWORDS).resolve()}",
+        f"acl_file {(directory / ACL).resolve()}",
+        f"message_size_limit {limits.MQTT_MESSAGE_BYTES_MAX}",
+        f"max_queued_messages {limits.MQTT_INBOX_MESSAGES_MAX}",
+        # Started by root, Mosquitto would become another user, who may not read the credentials.
+        f"user {getpass.getuser()}",
+        "log_dest stderr",
+        "log_type error",
+        "log_type warning",
+        f"persistence {'true' if persistence else 'false'}",
+    ]
+    if persistence:
+        lines += [
+            f"persistence_location {persistence.resolve()}/",
+            "autosave_on_changes true",
+            "autosave_interval 1",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write_configuration(
+    store: CredentialStore, directory: Path, *, host: str, port: int, persistence: Path | None = None
+) -> Path:
+    """Write `mosquitto.conf` and the ACL file into `directory`, and return the former's path."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if persistence:
+        persistence.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_acl(store, directory)
+    text = configuration_text(store, directory, host=host, port=port, persistence=persistence)
+    return _write(directory / CONFIGURATION, text)
+
+
+def write_acl(store: CredentialStore, directory: Path) -> Path:
+    """Write the ACL file anew after a change of credentials; a running Mosquitto reads it at SIGHUP."""
+    return _write(directory / ACL, acl_text(store))
+
+
+def _write(path: Path, text: str) -> Path:
+    temporary = path.with_name(path.name + ".new")
+    temporary.touch(mode=0o600)
+    temporary.write_text(text, encoding="utf-8")
+    return temporary.replace(path)
+
+
+class MosquittoProcess:
+    """A Mosquitto that lives as long as this process, with the credentials of `store`.
+
+    An async context manager: entering starts it and waits until it listens.
+    """
+
+    def __init__(
+        self,
+        store: CredentialStore,
+        directory: Path,
+        *,
+        port: int,
+        host: str = "127.0.0.1",
+        persistence: Path | None = None,
+        flag: str = "--mqtt-port",
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._persistence = persistence
+        self._flag = flag
+        self._process: asyncio.subprocess.Process | None = None
+        self.host = host
+        self.port = port
+
+    async def start(self) -> None:
+        """Start and wait until it listens.
+
+        Raises `PortInUse`, or `EnvironmentError_` if Mosquitto is not installed or ends at once.
+        """
+        configuration = write_configuration(
+            self._store, self._directory, host=self.host, port=self.port, persistence=self._persistence
+        )
+        # Mosquitto is in sbin, which is not on every user's path.
+        path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+        programs = [shutil.which(name, path=path) for name in ("setpriv", "mosquitto")]
+        if not all(programs):
+            raise EnvironmentError_(
+                "no mosquitto or no setpriv here: install the Debian packages mosquitto and util-linux, "
+                "or use the embedded broker"
+            )
+        setpriv, mosquitto = (str(program) for program in programs)
+        # The kernel ends it with us, however we end.
+        command = (setpriv, "--pdeathsig", "TERM", mosquitto, "-c", str(configuration))
+        self._log = (self._directory / "mosquitto.log").open("wb")
+        self._process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        try:
+            await self._ready(self._process)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _ready(self, process: asyncio.subprocess.Process) -> None:
+        async with asyncio.timeout(_READY_S):
+            while True:
+                if process.returncode is not None:
+                    raise self._explain()
+                try:
+                    _, writer = await asyncio.open_connection(self.host, self.port)
+                except OSError:
+                    await asyncio.sleep(_POLL_S)
+                    continue
+                writer.close()
+                await writer.wait_closed()
+                # Who answered may be the program that holds the port; ours would be ending then.
+                await asyncio.sleep(_POLL_S)
+                if process.returncode is None:
+                    return
+
+    def _explain(self) -> EnvironmentError_:
+        said = (self._directory / "mosquitto.log").read_text(encoding="utf-8", errors="replace").strip()
+        if "already in use" in said:
+            return PortInUse(
+                f"port {self.port} on {self.host} is taken by another program: stop that, "
+                f"or choose another port with {self._flag}"
+            )
+        return EnvironmentError_(f"mosquitto ended at once: {said or 'it said nothing'}")
+
+    def reload(self) -> None:
+        """Make the running Mosquitto take the store's present principals; call it after each change."""
+        write_acl(self._store, self._directory)
+        if self._process is None or self._process.returncode is not None:
+            raise EnvironmentError_("mosquitto is not running: start it before reloading its credentials")
+        self._process.send_signal(signal.SIGHUP)
+
+    async def stop(self) -> None:
+        """Stop and wait for the end; again is fine."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            if process.returncode is None:
+                process.terminate()
+            async with asyncio.timeout(_STOP_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        finally:
+            self._log.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.stop()

@@ -1,0 +1,1 @@
+"""Publish-subscribe connections: the MQTT client and its in-memory twin, both behind `ports.Bus`."""
