@@ -1,0 +1,154 @@
+"""The one owner of what the registry holds: every change is decided here, stored, and only then visible.
+
+Content is deleted when the last repository that links it lets go. One lock orders "content stored, then
+linked" against "unlinked, then deleted", so that no link ever points at nothing. It must not know HTTP.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from propeller.images.registry.content import ContentStore, ContentWriter
+from propeller.images.registry.faults import FaultCode, RegistryFault
+from propeller.images.registry.index import RegistryIndex
+from propeller.images.registry.repository import HeldManifest, Repository
+
+Change = Callable[[Repository], Repository]
+
+
+class Catalogue:
+    """Repositories over an index and a content store. Call `open` once before anything else."""
+
+    def __init__(self, index: RegistryIndex, content: ContentStore) -> None:
+        self._index = index
+        self._content = content
+        self._repositories: dict[str, Repository] = {}
+        self._links: Counter[str] = Counter()
+        self._lock = asyncio.Lock()
+        self._changing: set[asyncio.Future[Any]] = set()
+        self._opened = False
+
+    async def open(self) -> None:
+        """Read the index; once read, again is free."""
+        async with self._lock:
+            if not self._opened:
+                for repository in await self._index.load():
+                    self._repositories[repository.name] = repository
+                    self._links.update(repository.digests())
+                self._opened = True
+
+    def names(self) -> list[str]:
+        """Every repository's name."""
+        return list(self._repositories)
+
+    def get(self, name: str) -> Repository | None:
+        """A repository as it is now, or None."""
+        return self._repositories.get(name)
+
+    def find(self, name: str) -> Repository:
+        """A repository as it is now; raises `NAME_UNKNOWN`."""
+        repository = self._repositories.get(name)
+        if repository is None:
+            raise RegistryFault(FaultCode.NAME_UNKNOWN, f"no repository {name}")
+        return repository
+
+    async def add_blob(self, name: str, writer: ContentWriter, digest: str) -> None:
+        """Commit a written blob of `digest` and link it. The writer raises if its content is another."""
+        size = writer.size
+
+        async def store() -> None:
+            await writer.commit(_key(digest))
+            await self._change(name, lambda held: held.with_blob(digest, size))
+
+        await self._alone(store)
+
+    async def mount(self, name: str, digest: str, source: str | None) -> bool:
+        """Link a blob that `source` (any repository, if None) links already; False if it does not."""
+
+        async def link() -> bool:
+            holders = [self.get(source)] if source is not None else self._repositories.values()
+            sizes = [one.blobs[digest] for one in holders if one is not None and digest in one.blobs]
+            if sizes:
+                await self._change(name, lambda held: held.with_blob(digest, sizes[0]))
+            return bool(sizes)
+
+        return bool(await self._alone(link))
+
+    async def add_manifest(
+        self, name: str, digest: str, content: bytes, manifest: HeldManifest, tag: str | None
+    ) -> None:
+        """Store a manifest of `digest`, and tag it; nothing of it if it raises `MANIFEST_BLOB_UNKNOWN`."""
+
+        async def store() -> None:
+            (self.get(name) or Repository(name=name)).with_manifest(digest, manifest, tag)
+            await self._content.put(content)
+            await self._change(name, lambda held: held.with_manifest(digest, manifest, tag))
+
+        await self._alone(store)
+
+    async def remove(self, name: str, change: Change) -> None:
+        """Apply a removal to an existing repository, and delete content that nothing links any more."""
+
+        async def drop() -> None:
+            before = self.find(name)
+            await self._change(name, change)
+            after = self._repositories.get(name, Repository(name=name))
+            for digest in sorted(before.digests() - after.digests()):
+                if not self._links[digest]:
+                    await self._content.delete(_key(digest))
+
+        await self._alone(drop)
+
+    async def read_manifest(self, digest: str) -> bytes:
+        """The bytes of a held manifest."""
+        return await self._content.get(_key(digest))
+
+    def read_blob(self, digest: str) -> AsyncIterator[bytes]:
+        """A linked blob in pieces."""
+        return self._content.read_chunks(_key(digest))
+
+    async def collect(self) -> int:
+        """Delete content that no repository links, as a crash between storing and linking leaves; how many.
+
+        Only for a content store that is the registry's alone.
+        """
+
+        async def sweep() -> int:
+            orphans = [one for one in await self._content.digests() if not self._links[f"sha256:{one}"]]
+            for digest in orphans:
+                await self._content.delete(digest)
+            return len(orphans)
+
+        return int(await self._alone(sweep))
+
+    async def _change(self, name: str, change: Change) -> None:
+        before = self._repositories.get(name, Repository(name=name))
+        after = change(before)
+        if after.is_empty:
+            await self._index.remove(name)
+            self._repositories.pop(name, None)
+        else:
+            await self._index.save(after)
+            self._repositories[name] = after
+        self._links.update(after.digests() - before.digests())
+        for digest in before.digests() - after.digests():
+            self._links[digest] -= 1
+            if not self._links[digest]:
+                del self._links[digest]
+
+    async def _alone(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Run one change after another, each to its end even if its caller gives up: disk equals memory."""
+
+        async def guarded() -> Any:
+            async with self._lock:
+                return await work()
+
+        change = asyncio.ensure_future(guarded())
+        self._changing.add(change)
+        change.add_done_callback(self._changing.discard)
+        return await asyncio.shield(change)
+
+
+def _key(digest: str) -> str:
+    return digest.removeprefix("sha256:")
