@@ -3,6 +3,8 @@
 It must not know whom it asks or what for. Retrying is the caller's decision.
 """
 
+import io
+import io
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -42,7 +44,7 @@ class AiohttpHttp:
                 method,
                 url,
                 headers=headers,
-                data=body or None,
+                data=_payload(body),
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
                 allow_redirects=False,
             ) as answer:
@@ -93,6 +95,18 @@ def shown(url: str) -> str:
     """The URL as it may be shown: without credentials, without query, not too long."""
     before, _, rest = url.partition("?")[0].partition("://")
     return f"{before}://{rest.rpartition('@')[2]}"[:200] if rest else before[:200]
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    """A large body as a stream: in one piece it would hold the loop while it is copied to the socket."""
+    if len(body) > limits.HTTP_JSON_OFFLOAD_BYTES:
+        return io.BytesIO(body)
+    return body or None
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    """The body as aiohttp wants it: a large one as a file, which it sends in pieces."""
+    return io.BytesIO(body) if len(body) > limits.HTTP_JSON_OFFLOAD_BYTES else body or None
 
 
 async def _read(answer: aiohttp.ClientResponse, url: str, limit_bytes: int) -> bytes:
