@@ -1,0 +1,57 @@
+"""The manager with its real adapters: SQLite, files, MQTT and HTTP. It decides nothing."""
+
+import asyncio
+import socket
+from random import SystemRandom
+
+from propeller.clock import SystemClock
+from propeller.manager.app import ROLE, Manager
+from propeller.manager.config import ManagerConfig
+from propeller.roles.connection import bus_of, topics_of
+from propeller.roles.serving import answer, database, http_client
+from propeller.roles.settings import ManagerRole
+from propeller.storage.blobs import FileBlobs
+from propeller.storage.manager_store import ROLE as DATABASE
+from propeller.storage.manager_store import SqliteManagerStore
+from propeller.telemetry.metrics import RoleMetrics
+
+
+async def run_manager(settings: ManagerRole, sock: socket.socket) -> None:
+    """Serve the manager until cancelled."""
+    metrics, clock = RoleMetrics(ROLE), SystemClock()
+    topics = topics_of(settings.mqtt.identity)
+    blobs = FileBlobs(settings.directory / "blobs")
+    async with (
+        database(settings.directory / "manager.db", DATABASE, topics.base) as opened,
+        http_client() as http,
+    ):
+        manager = Manager(
+            config_of(settings),
+            store=SqliteManagerStore(opened, clock),
+            blobs=blobs,
+            bus=bus_of(settings.mqtt),
+            http=http,
+            clock=clock,
+            random=SystemRandom(),
+            metrics=metrics,
+        )
+        await manager.recover()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(manager.run())
+            group.create_task(answer(manager.app, sock, metrics))
+
+
+def config_of(settings: ManagerRole) -> ManagerConfig:
+    """What the manager itself is told."""
+    return ManagerConfig(
+        topics=topics_of(settings.mqtt.identity),
+        instance_id=settings.mqtt.identity.client_id,
+        heartbeat_s=settings.heartbeat_s,
+        public_url=settings.public_url,
+        coordinator_url=settings.coordinator_url,
+        model_registry_url=settings.model_registry_url,
+        data_store_url=settings.data_store_url,
+        aliases=settings.aliases,
+        fl_secret=settings.token_secret,
+        mirror_root=settings.mirror,
+    )

@@ -1,0 +1,132 @@
+"""The HTTP roles that keep to themselves: aggregator, model registry, data store and OCI registry.
+
+Each function opens what its role owns, serves until cancelled, and closes it. It must not know the others.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import SystemRandom
+
+from litestar import Litestar
+
+from propeller.clock import SystemClock
+from propeller.federation.aggregator import app as aggregator
+from propeller.federation.data_store import app as data_store
+from propeller.federation.data_store.api import seed as seed_data_sets
+from propeller.federation.model_registry import app as model_registry
+from propeller.federation.offload import SizedOffload
+from propeller.http.client import AiohttpHttp
+from propeller.http.listen import bind, serve
+from propeller.http.server import create_app
+from propeller.images.registry.app import RegistryApp, create_registry_app
+from propeller.images.registry.index import FileIndex
+from propeller.roles.process import with_lag
+from propeller.roles.settings import (
+    AggregatorRole,
+    DataStoreRole,
+    Listen,
+    ModelRegistryRole,
+    RegistryRole,
+)
+from propeller.storage.blobs import FileBlobs
+from propeller.storage.dataset_store import ROLE as DATA_STORE_DATABASE
+from propeller.storage.dataset_store import SqliteDatasetStore
+from propeller.storage.model_store import ROLE as REGISTRY_DATABASE
+from propeller.storage.model_store import SqliteModelStore
+from propeller.storage.sqlite import Database
+from propeller.telemetry.logs import logger
+from propeller.telemetry.metrics import RoleMetrics
+
+
+def bound(listen: Listen) -> socket.socket:
+    """The role's listening socket; raises `PortInUse` that names the flag."""
+    return bind(listen.host, listen.port, listen.flag)
+
+
+async def run_aggregator(_settings: AggregatorRole, sock: socket.socket) -> None:
+    """Serve the aggregator until cancelled."""
+    metrics = RoleMetrics(aggregator.ROLE)
+    async with sized_offload() as offload:
+        await answer(aggregator.build(offload=offload, metrics=metrics), sock, metrics)
+
+
+async def run_model_registry(settings: ModelRegistryRole, sock: socket.socket) -> None:
+    """Serve the model registry until cancelled; an empty one gets version 0 of the global model."""
+    metrics, clock = RoleMetrics(model_registry.ROLE), SystemClock()
+    path = settings.directory / "registry.db"
+    async with database(path, REGISTRY_DATABASE, settings.base) as opened, sized_offload() as offload:
+        store = SqliteModelStore(opened, FileBlobs(settings.directory / "blobs"))
+        await model_registry.seed(store, clock)
+        app = model_registry.build(store=store, clock=clock, offload=offload, metrics=metrics)
+        await answer(app, sock, metrics)
+
+
+async def run_data_store(settings: DataStoreRole, sock: socket.socket) -> None:
+    """Serve the data store until cancelled."""
+    metrics = RoleMetrics(data_store.ROLE)
+    path = settings.directory / "data-store.db"
+    async with database(path, DATA_STORE_DATABASE, settings.base) as opened, sized_offload() as offload:
+        blobs = FileBlobs(settings.directory / "blobs")
+        store = SqliteDatasetStore(opened, blobs)
+        await store.sweep(await blobs.digests())
+        await seed_data_sets(store, settings.seeded)
+        await answer(data_store.build(store=store, offload=offload, metrics=metrics), sock, metrics)
+
+
+async def run_registry(settings: RegistryRole, sock: socket.socket) -> None:
+    """Serve the OCI registry until cancelled."""
+    metrics = RoleMetrics("registry")
+    blobs = FileBlobs(settings.directory / "blobs")
+    await blobs.clear_unfinished()
+    with contextlib.closing(FileIndex(settings.directory / "repositories")) as index:
+        registry = RegistryApp(blobs, index, SystemClock(), SystemRandom())
+        await registry.open()
+        app = create_app(
+            "registry", [create_registry_app(registry)], metrics, lambda: {"status": "ok"},
+            description="An OCI registry: the distribution specification v1.1.",
+        )  # fmt: skip
+        try:
+            await answer(app, sock, metrics)
+        finally:
+            await registry.close()
+
+
+async def answer(app: Litestar, sock: socket.socket, metrics: RoleMetrics) -> None:
+    """Serve `app` on `sock` until cancelled, and say so in the log."""
+    host, port = sock.getsockname()[:2]
+    logger().info("listening", host=host, port=port)
+    await with_lag(metrics, serve(app, sock))
+
+
+@contextlib.asynccontextmanager
+async def database(path: Path, role: str, base: str) -> AsyncIterator[Database]:
+    """The role's database, open for the life of the context."""
+    await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+    opened = await Database.open(path, role=role, base=base)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@contextlib.asynccontextmanager
+async def http_client() -> AsyncIterator[AiohttpHttp]:
+    """A client for the life of the context."""
+    http = AiohttpHttp()
+    try:
+        yield http
+    finally:
+        await http.close()
+
+
+@contextlib.asynccontextmanager
+async def sized_offload() -> AsyncIterator[SizedOffload]:
+    """Where heavy work goes, for the life of the context."""
+    offload = SizedOffload()
+    try:
+        yield offload
+    finally:
+        await offload.close()
