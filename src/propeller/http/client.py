@@ -4,7 +4,6 @@ It must not know whom it asks or what for. Retrying is the caller's decision.
 """
 
 import io
-import io
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -95,13 +94,6 @@ def shown(url: str) -> str:
     """The URL as it may be shown: without credentials, without query, not too long."""
     before, _, rest = url.partition("?")[0].partition("://")
     return f"{before}://{rest.rpartition('@')[2]}"[:200] if rest else before[:200]
-
-
-def _payload(body: bytes) -> bytes | io.BytesIO | None:
-    """A large body as a stream: in one piece it would hold the loop while it is copied to the socket."""
-    if len(body) > limits.HTTP_JSON_OFFLOAD_BYTES:
-        return io.BytesIO(body)
-    return body or None
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:

@@ -32,8 +32,11 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
     Raises `PortInUse`, `BadInput` for a host that is not ours, `EnvironmentError_` for a forbidden port.
     """
     family, address = _resolve(host, port)
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # Accepted sockets inherit both: asyncio sets TCP_NODELAY only where the protocol is named, and without it
+    # a small answer waits 40 ms for the peer's delayed acknowledgement.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setblocking(False)  # noqa: FBT003 - the standard library has no keyword here
         sock.bind(address)
@@ -49,12 +52,15 @@ def port_of(sock: socket.socket) -> int:
     return int(sock.getsockname()[1])
 
 
-async def serve(app: ASGIApp, sock: socket.socket) -> None:
-    """Answer on `sock` until cancelled, then let requests in progress end for `SHUTDOWN_S`; closes `sock`."""
+async def serve(app: ASGIApp, sock: socket.socket, *, stall_s: float = limits.HTTP_STALL_S) -> None:
+    """Answer on `sock` until cancelled, then let requests in progress end for `SHUTDOWN_S`; closes `sock`.
+
+    `stall_s` bounds how long a request may take to begin, and how long its body may bring nothing.
+    """
     config = uvicorn.Config(
         app,
         loop="none",
-        http=_BoundedProtocol,
+        http=type("BoundedProtocol", (_BoundedProtocol,), {"stall_s": stall_s}),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -63,7 +69,6 @@ async def serve(app: ASGIApp, sock: socket.socket) -> None:
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=limits.HTTP_KEEPALIVE_S,
-        timeout_graceful_shutdown=SHUTDOWN_S,
     )
     server = _Server(config)
     running = asyncio.create_task(server.serve(sockets=[sock]))
@@ -74,9 +79,6 @@ async def serve(app: ASGIApp, sock: socket.socket) -> None:
         await running
         raise
     finally:
-        # Requests that outlived the grace were cancelled; their peers must not wait for an answer.
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
         sock.close()
 
 
@@ -118,6 +120,18 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         self._stop.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests end; those that take too long get no answer, as if the process had been killed."""
+        try:
+            async with asyncio.timeout(SHUTDOWN_S):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0)  # the aborts reach the requests before the cancellation does
+            for task in list(self.server_state.tasks):
+                task.cancel()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Leave the process's signals alone."""
@@ -138,6 +152,7 @@ class _BoundedProtocol(HttpToolsProtocol):
     ever for a body. A request that arrives whole in one piece costs no timer.
     """
 
+    stall_s = limits.HTTP_STALL_S
     _head_bytes = 0
     _in_head = True
     _stalled = False
@@ -185,7 +200,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def _arm(self) -> None:
         if self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(limits.HTTP_STALL_S, self._check)
+            self._deadline = self.loop.call_later(self.stall_s, self._check)
 
     def _disarm(self) -> None:
         if self._deadline is not None:

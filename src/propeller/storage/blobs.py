@@ -31,7 +31,7 @@ from propeller.errors import (
 CHUNK_BYTES = 1024 * 1024
 """How much of a file is read at once."""
 
-_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -62,7 +62,7 @@ class BlobWriter(Protocol):
 
 def check_digest(digest: str) -> str:
     """The digest itself, or `BadInput` for anything but 64 lower-case hex digits."""
-    if not _DIGEST.match(digest):
+    if not _DIGEST.fullmatch(digest):
         raise BadInput(f"{digest[:80]!r} is not a digest: 64 lower-case hex digits of SHA-256")
     return digest
 
@@ -200,7 +200,7 @@ class FileBlobs:
         return content
 
     def _digests(self) -> list[str]:
-        return sorted(path.name for path in self._root.glob("??/*") if _DIGEST.match(path.name))
+        return sorted(path.name for path in self._root.glob("??/*") if _DIGEST.fullmatch(path.name))
 
 
 class _FileWriter:
