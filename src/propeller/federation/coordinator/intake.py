@@ -1,6 +1,6 @@
 """Where updates come in, whatever path they took: one way to read, admit and store them.
 
-Knows no topics and no routes. What a sender may hear is raised from the error tree; `Answer` is the good news.
+Knows no topics and no routes. What a sender must hear is raised; `Answer` is the good news.
 """
 
 from collections.abc import Callable
@@ -167,7 +167,7 @@ def _drafted(reading: Reading) -> Draft:
 
 
 def read_update(raw: bytes, form: Form, round_id: str, participant: str) -> Reading:
-    """What `raw` says. `round_id` and `participant` come from a topic, or are empty: then `raw` must have them.
+    """What `raw` says. `round_id` and `participant` come from a topic; if empty, `raw` has them.
 
     Raises `DecodeError` or `TooLarge` for bytes that are no update; a wrong value is in the `Reading`.
     """

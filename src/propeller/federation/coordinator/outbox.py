@@ -1,7 +1,7 @@
-"""Publishes notices again and again until they are acknowledged. Nothing depends on MQTT's own acknowledgement.
+"""Publishes notices again and again until acknowledged: nothing depends on MQTT's own acknowledgement.
 
-Level-triggered: it holds what the store says is unacknowledged, and a lost message is only a delay. It decides
-nothing about rounds.
+Level-triggered: it holds what the store says is unacknowledged, and a lost message is only a delay. It
+decides nothing about rounds.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""The aggregator and the model registry as the coordinator sees them. Knows their HTTP bodies, and no rounds' life.
+"""The aggregator and the model registry as the coordinator sees them. Knows no rounds' life.
 
-The heavy halves (`base_of`, `aggregate_body`, `model_body`) are functions of bytes and tensors, so that they can
-run wherever `offload` runs them.
+The heavy halves (`base_of`, `aggregate_body`, `model_body`) are functions of bytes and tensors, so that they
+can run wherever `offload` runs them.
 """
 
 from collections import OrderedDict

@@ -1,0 +1,171 @@
+"""The coordinator's routes: bodies in, decisions asked for, views out. It decides and stores nothing."""
+
+from typing import Annotated
+
+from litestar import Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import Parameter
+
+from propeller import limits
+from propeller.errors import BadInput, NotFound
+from propeller.federation.coordinator.engine import round_record
+from propeller.federation.coordinator.intake import Sender
+from propeller.federation.coordinator.shell import Coordinator
+from propeller.federation.coordinator.views import (
+    experiment_detail,
+    experiment_view,
+    next_view,
+    round_detail,
+    round_view,
+    status_view,
+    task_view,
+)
+from propeller.fl.store import RoundRecord
+from propeller.http.answers import AnyRequest
+from propeller.http.server import json_body, json_bytes
+from propeller.wire.experiments import (
+    ExperimentBody,
+    ExperimentConfigured,
+    ExperimentDetail,
+    ExperimentPage,
+    ExperimentView,
+    JoinAnswer,
+    JoinBody,
+    NextRound,
+    RoundDetail,
+    RoundPage,
+    RoundStatusBoth,
+    RoundTaskAnswer,
+    UpdateAnswer,
+)
+
+TOKEN_HEADER = "x-update-token"  # noqa: S105 - the name of a header
+CBOR_TYPES = frozenset({"application/cbor", "application/cbor-seq"})
+
+Offset = Annotated[int, Parameter(ge=0, description="How many to skip")]
+Limit = Annotated[int, Parameter(ge=1, le=limits.LIST_PAGE_MAX, description="How many to show")]
+
+
+def routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+    """All routes of the role but health and metrics."""
+    return [*_experiments(coordinator), *_updates(coordinator), *_rounds(coordinator), *_joining(coordinator)]
+
+
+def _experiments(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+    @post("/experiments", summary="Register an experiment, or a single round")
+    async def register(request: AnyRequest) -> Response[ExperimentConfigured]:
+        """201; 200 for an equal request again; 409 for another one with the same round id."""
+        body = await json_body(request, ExperimentBody, "the experiment")
+        spec, new = await coordinator.experiments.register(body)
+        answer = ExperimentConfigured(
+            experiment_id=spec.experiment_id, round_id=spec.series, model_version=spec.model.version
+        )
+        return Response(answer, status_code=201 if new else 200)
+
+    @get("/experiments", summary="Experiments, newest first")
+    async def list_experiments(offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT) -> ExperimentPage:
+        total, found = await coordinator.store.experiments(offset=offset, limit=limit)
+        shown = [experiment_view(one) for one in found]
+        return ExperimentPage(offset=offset, limit=limit, total=total, experiments=shown)
+
+    @get("/experiments/{experiment_id:str}", summary="One experiment with its latest rounds")
+    async def show_experiment(experiment_id: str) -> ExperimentDetail:
+        found = await coordinator.experiments.find(experiment_id)
+        _, rounds = await coordinator.store.rounds(
+            offset=0, limit=limits.LIST_PAGE_MAX, experiment_id=experiment_id
+        )
+        return experiment_detail(
+            found, [_now(coordinator, one) for one in rounds], coordinator.clock.now().wall_s
+        )
+
+    @post("/experiments/{experiment_id:str}/stop", status_code=200, summary="End an experiment")
+    async def stop(experiment_id: str) -> ExperimentView:
+        return experiment_view(await coordinator.experiments.stop(experiment_id))
+
+    return [register, list_experiments, show_experiment, stop]
+
+
+def _updates(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+    def sender(request: AnyRequest) -> Sender:
+        return Sender(token=request.headers.get(TOKEN_HEADER, ""))
+
+    @post("/update", status_code=200, summary="A participant's update")
+    async def update(request: AnyRequest) -> UpdateAnswer:
+        """200 once the update is on disk; `duplicate` if this very update was there already."""
+        raw = await json_bytes(request, "the update")
+        return _taken(await coordinator.intake.take(raw, "json", sender(request)))
+
+    @post("/update_cbor", status_code=200, summary="The same, as CBOR")
+    async def update_cbor(request: AnyRequest) -> UpdateAnswer:
+        """The map that `/update` takes, as one CBOR item; nested maps work."""
+        given = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if given not in CBOR_TYPES:
+            raise BadInput(f"content type {given!r}: send application/cbor", code="content_type")
+        return _taken(await coordinator.intake.take(await request.body(), "cbor", sender(request)))
+
+    return [update, update_cbor]
+
+
+def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+    async def find(round_id: str) -> RoundRecord:
+        found = await coordinator.store.round(round_id)
+        if found is None:
+            raise NotFound(f"there is no round {round_id[:80]!r}", code="unknown_round")
+        return _now(coordinator, found)
+
+    @get("/task", summary="What a participant does in a round")
+    async def task(round_id: str = "", proplet_id: str = "") -> RoundTaskAnswer:
+        if not round_id:
+            raise BadInput("round_id is missing; GET /task?round_id=…", code="missing_round_id")
+        found = await find(round_id)
+        return task_view(found, await coordinator.store.experiment(found.spec.series), proplet_id)
+
+    @get("/rounds", summary="Rounds, newest first")
+    async def list_rounds(
+        offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT, experiment_id: str | None = None
+    ) -> RoundPage:
+        total, found = await coordinator.store.rounds(offset=offset, limit=limit, experiment_id=experiment_id)
+        wall_s = coordinator.clock.now().wall_s
+        shown = [round_view(_now(coordinator, one), wall_s) for one in found]
+        return RoundPage(offset=offset, limit=limit, total=total, rounds=shown)
+
+    @get("/rounds/next", summary="The newest model that a round made")
+    async def next_round() -> NextRound:
+        return next_view(await coordinator.store.last_completed())
+
+    @get("/rounds/{round_id:str}", summary="One round with its updates")
+    async def show_round(round_id: str) -> RoundDetail:
+        found = await find(round_id)
+        updates = await coordinator.store.updates(round_id)
+        return round_detail(found, updates, coordinator.clock.now().wall_s)
+
+    @get("/rounds/{round_id:str}/complete", summary="How far a round is")
+    async def status(round_id: str) -> RoundStatusBoth:
+        """200 for every known round; `completed` only once its model is stored."""
+        return status_view(await find(round_id))
+
+    return [task, list_rounds, next_round, show_round, status]
+
+
+def _joining(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+    @post("/rounds/{round_id:str}/join", status_code=200, summary="A task started by hand takes part")
+    async def join(request: AnyRequest, round_id: str) -> JoinAnswer:
+        """200 if it does; the round is opened if there is none; 409 if it is closed."""
+        joined = await coordinator.experiments.join(
+            round_id, await json_body(request, JoinBody, "the joining")
+        )
+        return JoinAnswer(round_id=round_id, manual=joined.manual, model_ref=joined.base.uri)
+
+    return [join]
+
+
+def _now(coordinator: Coordinator, stored: RoundRecord) -> RoundRecord:
+    """A live round as memory has it: refusals are counted there before they are stored."""
+    live = coordinator.engine.rounds.get(stored.spec.round_id)
+    if live is None or live.round.over or len(live.round.accepted) != stored.num_updates:
+        return stored
+    return round_record(live, coordinator.clock.now())
+
+
+def _taken(answer: str) -> UpdateAnswer:
+    return UpdateAnswer(status="accepted", duplicate=answer == "duplicate")

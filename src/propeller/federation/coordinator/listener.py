@@ -1,0 +1,102 @@
+"""What the coordinator hears over MQTT: acknowledgements, and updates of devices that have no HTTP.
+
+Hearing never waits for anything slow: acknowledgements and updates go to bounded queues, and each update is
+answered with a verdict. A full queue drops a message; its sender tries again.
+"""
+
+import asyncio
+
+from propeller import limits
+from propeller.errors import CallerError, PropellerError
+from propeller.federation.coordinator.engine import Engine
+from propeller.federation.coordinator.intake import Decide, Intake, Sender
+from propeller.federation.coordinator.settings import CoordinatorSettings
+from propeller.ports import Bus, Message
+from propeller.telemetry.logs import about, logger
+from propeller.wire import codec
+from propeller.wire.messages import RoundLaunched, Verdict
+from propeller.wire.topics import RoundTopic
+
+WORKERS = 4
+"""Updates in progress at once: each waits for the disk, so several share one fsync."""
+
+
+class Listener:
+    """Give `hear` to the bus, and `start` it in the role's task group."""
+
+    def __init__(
+        self, *, settings: CoordinatorSettings, bus: Bus, engine: Engine, intake: Intake, decide: Decide
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._engine = engine
+        self._intake = intake
+        self._decide = decide
+        self._updates: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.UPDATE_INBOX_MAX)
+        self._notes: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.MQTT_INBOX_MESSAGES_MAX)
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to work off what is heard."""
+        for _ in range(WORKERS):
+            tasks.create_task(self._take_updates())
+            tasks.create_task(self._take_notes())
+
+    async def hear(self, message: Message) -> None:
+        """Sort one message into a queue; what means nothing to us is ignored."""
+        topic = self._settings.topics.parse_round(message.topic)
+        if topic is None or (topic.root and not self._settings.mirror):
+            return
+        queue = self._updates if topic.kind == "updates" else self._notes
+        if topic.kind not in {"updates", "launched", "closed"} or (topic.root and topic.kind != "updates"):
+            return
+        try:
+            queue.put_nowait((topic, message.payload))
+        except asyncio.QueueFull:
+            logger().warning("message dropped: too many wait", round_id=topic.round_id, kind=topic.kind)
+
+    async def _take_notes(self) -> None:
+        while True:
+            topic, payload = await self._notes.get()
+            with about(round_id=topic.round_id):
+                try:
+                    await self._note(topic, payload)
+                except PropellerError as error:
+                    logger().warning("message not taken", kind=topic.kind, error=error.message)
+
+    async def _note(self, topic: RoundTopic, payload: bytes) -> None:
+        if topic.kind == "closed":
+            await self._decide(lambda batch, _now: self._engine.closed(topic.round_id, batch=batch))
+            return
+        refused = codec.decode(RoundLaunched, payload, what="the launch report").refused
+        await self._decide(
+            lambda batch, now: self._engine.launched(topic.round_id, refused, batch=batch, now=now)
+        )
+
+    async def _take_updates(self) -> None:
+        while True:
+            topic, payload = await self._updates.get()
+            with about(round_id=topic.round_id):
+                verdict = await self._verdict(topic, payload)
+                if not topic.root:
+                    answer = self._settings.topics.round_verdict(topic.round_id, topic.participant)
+                    await self._bus.publish(Message(answer, codec.encode(verdict)))
+
+    async def _verdict(self, topic: RoundTopic, payload: bytes) -> Verdict:
+        # The broker ties the last level of our own topics to the publisher; root topics anyone may use.
+        sender = Sender(round_id=topic.round_id, participant=topic.participant, proven=not topic.root)
+        try:
+            if len(payload) > limits.MQTT_MESSAGE_BYTES_MAX:
+                return _refusal(topic, 413, "the message is over the limit", "too_large")
+            await self._intake.take(payload, "json", sender)
+        except PropellerError as error:
+            if not isinstance(error, CallerError):
+                logger().warning("update not taken", error=error.message)
+            return _refusal(topic, error.http_status, error.message, error.reason)
+        except Exception as error:  # noqa: BLE001 - the boundary of one message: its sender is told
+            logger().error("bug", exc_info=error)
+            return _refusal(topic, 500, "internal error; the coordinator's log has the details", "bug")
+        return Verdict(round_id=topic.round_id, status=200)
+
+
+def _refusal(topic: RoundTopic, status: int, error: str, reason: str) -> Verdict:
+    return Verdict(round_id=topic.round_id, status=status, error=error, reason=reason)

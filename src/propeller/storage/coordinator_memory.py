@@ -1,0 +1,107 @@
+"""The coordinator's store in memory: the twin of `coordinator_store`, without a disk or a thread.
+
+It survives a simulated crash: keep the object and hand it to the next coordinator. It decides nothing.
+"""
+
+from collections.abc import Sequence
+
+from propeller.fl.round import TERMINAL, RoundState
+from propeller.fl.store import (
+    Changes,
+    ExperimentRecord,
+    Live,
+    Notice,
+    NoticeKind,
+    RoundRecord,
+    StoredUpdate,
+    UpdateRecord,
+)
+from propeller.storage.coordinator_store import already_submitted
+
+
+class MemoryCoordinatorStore:
+    """`fl.store.CoordinatorStore` in dictionaries, which keep the order of creation."""
+
+    def __init__(self) -> None:
+        self._experiments: dict[str, ExperimentRecord] = {}
+        self._rounds: dict[str, RoundRecord] = {}
+        self._updates: dict[str, dict[str, StoredUpdate]] = {}
+        self._notices: dict[tuple[str, NoticeKind], Notice] = {}
+
+    async def commit(self, changes: Changes) -> None:
+        """See `fl.store.CoordinatorStore`."""
+        new: set[tuple[str, str]] = set()
+        for update in changes.updates:
+            key = update.record.round_id, update.record.accepted.participant
+            if key in new or key[1] in self._updates.get(key[0], {}):
+                raise already_submitted(update.record)
+            new.add(key)
+        self._experiments |= {one.experiment.spec.series: one for one in changes.experiments}
+        self._rounds |= {one.spec.round_id: one for one in changes.rounds}
+        for update in changes.updates:
+            known = self._updates.setdefault(update.record.round_id, {})
+            known[update.record.accepted.participant] = update
+        self._notices |= {one.key: one for one in changes.notices}
+        for key in changes.done:
+            self._notices.pop(key, None)
+
+    async def live(self) -> Live:
+        """See `fl.store.CoordinatorStore`."""
+        return Live(
+            experiments=[one for one in self._experiments.values() if not one.experiment.over],
+            rounds=[
+                (one, [update.accepted for update in await self.updates(one.spec.round_id)])
+                for one in self._rounds.values()
+                if one.state not in TERMINAL
+            ],
+            notices=list(self._notices.values()),
+        )
+
+    async def experiment(self, series: str) -> ExperimentRecord | None:
+        """See `fl.store.CoordinatorStore`."""
+        return self._experiments.get(series)
+
+    async def latest_experiment(self, experiment_id: str) -> ExperimentRecord | None:
+        """See `fl.store.CoordinatorStore`."""
+        found = [
+            one for one in self._experiments.values() if one.experiment.spec.experiment_id == experiment_id
+        ]
+        return found[-1] if found else None
+
+    async def experiments(self, *, offset: int, limit: int) -> tuple[int, list[ExperimentRecord]]:
+        """See `fl.store.CoordinatorStore`."""
+        found = list(self._experiments.values())[::-1]
+        return len(found), found[offset : offset + limit]
+
+    async def round(self, round_id: str) -> RoundRecord | None:
+        """See `fl.store.CoordinatorStore`."""
+        return self._rounds.get(round_id)
+
+    async def rounds(
+        self, *, offset: int, limit: int, experiment_id: str | None = None
+    ) -> tuple[int, list[RoundRecord]]:
+        """See `fl.store.CoordinatorStore`."""
+        found = [
+            one
+            for one in reversed(self._rounds.values())
+            if experiment_id is None or one.spec.experiment_id == experiment_id
+        ]
+        return len(found), found[offset : offset + limit]
+
+    async def taken(self, round_ids: Sequence[str]) -> str | None:
+        """See `fl.store.CoordinatorStore`."""
+        return next((one for one in round_ids if one in self._rounds), None)
+
+    async def last_completed(self) -> RoundRecord | None:
+        """See `fl.store.CoordinatorStore`."""
+        completed = [one for one in self._rounds.values() if one.state is RoundState.COMPLETED]
+        return max(reversed(completed), key=lambda one: one.started_wall_s, default=None)
+
+    async def updates(self, round_id: str) -> list[UpdateRecord]:
+        """See `fl.store.CoordinatorStore`."""
+        return [one.record for one in await self.contents(round_id)]
+
+    async def contents(self, round_id: str) -> list[StoredUpdate]:
+        """See `fl.store.CoordinatorStore`."""
+        known = self._updates.get(round_id, {})
+        return [known[participant] for participant in sorted(known)]
