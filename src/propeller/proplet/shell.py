@@ -9,77 +9,31 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
-from random import Random
-from typing import Protocol
 
-from propeller import limits
 from propeller.core.ids import new_id
 from propeller.errors import EnvironmentError_, PropellerError
-from propeller.ports import Bus, BusSession, Clock, GuestLimits, Http, Images, Message, Runtime
+from propeller.ports import BusSession, GuestLimits, Message
 from propeller.proplet import events as e
 from propeller.proplet.agent import Agent
 from propeller.proplet.counters import Counters
 from propeller.proplet.data import LocalData
 from propeller.proplet.inbound import read
 from propeller.proplet.job import Fetched, Supply, env_of
-from propeller.proplet.offload import Offload
+from propeller.proplet.place import Identity, PropletPorts
 from propeller.proplet.records import Held, Outcome, show
 from propeller.proplet.services import Services
-from propeller.proplet.spool import Spool
 from propeller.proplet.update import Courier, Verdicts
 from propeller.proplet.work import Bench, deliver_update, run_guest
 from propeller.wire import codec
-from propeller.wire.messages import Alive, AttemptEvent, AttemptKey, Create, PropletMetadata, Start, Verdict
-from propeller.wire.topics import FromProplet, Topics
+from propeller.wire.messages import Alive, AttemptEvent, AttemptKey, Create, Start, Verdict
+from propeller.wire.topics import FromProplet
 
 INBOX_MAX = 1024
 """Events that may wait; beyond it the bus is made to wait."""
+OUTBOX_MAX = 512
+"""Messages that wait for the bus; beyond it the oldest is dropped, and said again when it is due."""
 FAREWELL_S = 2.0
 """The last message of a proplet that stops may take this long."""
-
-
-class Log(Protocol):
-    """What the shell writes its lines with (`telemetry.logs.logger()` is one)."""
-
-    def info(self, event: str, **fields: object) -> object:
-        """A line about something ordinary."""
-        ...
-
-    def warning(self, event: str, **fields: object) -> object:
-        """A line about something that an operator may want to change."""
-        ...
-
-    def error(self, event: str, **fields: object) -> object:
-        """A line about a defect or a loss."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who the proplet is on the bus, and what it says of itself."""
-
-    id: str
-    topics: Topics
-    slots: int = 1
-    heartbeat_s: float = limits.HEARTBEAT_S
-    namespace: str = "default"
-    metadata: PropletMetadata = field(default_factory=PropletMetadata)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PropletPorts:
-    """The world of a proplet."""
-
-    bus: Bus
-    http: Http
-    images: Images
-    runtime: Runtime
-    spool: Spool
-    clock: Clock
-    random: Random
-    offload: Offload
-    log: Log
 
 
 class Proplet:
@@ -103,6 +57,8 @@ class Proplet:
         self._bench = self._build_bench(services, data, guest_limits or GuestLimits())
         self._inbox: deque[e.Event] = deque()
         self._wake = asyncio.Event()
+        self._outbox: deque[Message] = deque(maxlen=OUTBOX_MAX)
+        self._outgoing = asyncio.Event()
         self._room = asyncio.Event()
         self._tasks: dict[AttemptKey, asyncio.Task[e.UpdateMade | e.GuestEnded]] = {}
         self._polite = True
@@ -150,6 +106,7 @@ class Proplet:
         session = BusSession(subscriptions=topics.proplet_subscriptions(me), will=self._offline())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ports.bus.run(session, self._on_message, self._on_connect))
+            group.create_task(self._send())
             try:
                 await self._decide(group)
             finally:
@@ -178,6 +135,18 @@ class Proplet:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if due_s == float("inf") else due_s - now_s):
                     await self._wake.wait()
+
+    async def _send(self) -> None:
+        """Hand messages to the bus in order, beside the deciding, which no slow broker may hold up."""
+        while True:
+            while self._outbox:
+                message = self._outbox.popleft()
+                try:
+                    await self._ports.bus.publish(message)
+                except PropellerError as error:
+                    self._ports.log.warning("message not sent", topic=message.topic, reason=error.message)
+            self._outgoing.clear()
+            await self._outgoing.wait()
 
     async def _farewell(self) -> None:
         with suppress(TimeoutError):
@@ -235,9 +204,9 @@ class Proplet:
                     attempt=key.attempt,
                     kind="started" if started else "accepted",
                 )
-                await self._publish(FromProplet.EVENTS, codec.encode(event))
+                self._publish(FromProplet.EVENTS, codec.encode(event))
             case e.PublishFinished(_, payload):
-                await self._publish(FromProplet.RESULTS, payload)
+                self._publish(FromProplet.RESULTS, payload)
             case e.PublishAlive(attempts):
                 alive = Alive(
                     proplet_id=self._me.id,
@@ -245,9 +214,9 @@ class Proplet:
                     attempts=list(attempts),
                     boot=self._boot,
                 )
-                await self._publish(FromProplet.ALIVE, codec.encode(alive))
+                self._publish(FromProplet.ALIVE, codec.encode(alive))
             case e.PublishCreate():
-                await self._announce()
+                self._announce()
             case e.Run(held):
                 self._begin(held.key, run_guest(held, self._bench, self._put), group)
             case e.Deliver(held):
@@ -258,11 +227,11 @@ class Proplet:
                 self.counters.ignore(why)
                 self._ports.log.info("order ignored", reason=why, task_id=task_id)
 
-    async def _publish(self, kind: FromProplet, payload: bytes) -> None:
+    def _publish(self, kind: FromProplet, payload: bytes) -> None:
         """Say something on the directed lane; what gets lost is said again by the agent."""
-        await self._ports.bus.publish(Message(self._me.topics.from_proplet(kind, self._me.id), payload))
+        self._post(Message(self._me.topics.from_proplet(kind, self._me.id), payload))
 
-    async def _announce(self) -> None:
+    def _announce(self) -> None:
         create = Create(
             proplet_id=self._me.id,
             namespace=self._me.namespace,
@@ -270,9 +239,11 @@ class Proplet:
             protocol=2,
             slots=self._me.slots,
         )
-        await self._ports.bus.publish(
-            Message(self._me.topics.from_proplet(FromProplet.CREATE), codec.encode(create))
-        )
+        self._post(Message(self._me.topics.from_proplet(FromProplet.CREATE), codec.encode(create)))
+
+    def _post(self, message: Message) -> None:
+        self._outbox.append(message)
+        self._outgoing.set()
 
     def _offline(self) -> Message:
         alive = Alive(proplet_id=self._me.id, status="offline", namespace=self._me.namespace, boot=self._boot)

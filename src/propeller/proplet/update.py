@@ -162,7 +162,8 @@ async def _insist(
                 while True:
                     verdict = await verdicts.get()
                     if not come_again(verdict.status):
-                        return _Answer(verdict.status, verdict.error or verdict.reason, "mqtt")
+                        why = _spoken(verdict.status, [verdict.reason, verdict.error])
+                        return _Answer(verdict.status, why, "mqtt")
         except TimeoutError:
             if patience.left_s <= 0:
                 why = f"nobody answered for the update in {tries} tries, at last: POST {url}: {answer.why}"
@@ -189,8 +190,11 @@ def _why(status: int, body: bytes) -> str:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return ""
-    words = [_text(fields.get(name)) for name in ("reason", "error", "message")]
-    return f"{status} {': '.join(dict.fromkeys(word for word in words if word))}"
+    return _spoken(status, [_text(fields.get(name)) for name in ("code", "reason", "error", "message")])
+
+
+def _spoken(status: int, words: list[str]) -> str:
+    return f"{status} {': '.join(dict.fromkeys(word for word in words if word))}".strip()
 
 
 async def _publish(update: bytes, round_id: str, courier: Courier) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from propeller.errors import Bug, PropellerError
+from propeller.errors import Bug, CallerError, PropellerError
 from propeller.ports import Clock, GuestFailed, Runtime
 from propeller.proplet.events import GuestEnded, GuestStarted, UpdateMade
 from propeller.proplet.failure import AttemptFailed, of_failure, of_guest, usage_of
@@ -91,7 +91,10 @@ def _start_of(held: Held) -> Start:
 
 
 def _typed(error: PropellerError) -> AttemptFailed:
-    return error if isinstance(error, AttemptFailed) else AttemptFailed("internal", error.message)
+    if isinstance(error, AttemptFailed):
+        return error
+    # The runtime refuses a job that no guest could be given: the task's own words are at fault.
+    return AttemptFailed("configuration" if isinstance(error, CallerError) else "internal", error.message)
 
 
 def _defect(error: Exception) -> AttemptFailed:

@@ -1,0 +1,55 @@
+"""Who a proplet is, and the ports it stands on. Types only: `app.py` or a simulated world fills them in."""
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+from propeller import limits
+from propeller.ports import Bus, Clock, Http, Images, Runtime
+from propeller.proplet.offload import Offload
+from propeller.proplet.spool import Spool
+from propeller.wire.messages import PropletMetadata
+from propeller.wire.topics import Topics
+
+
+class Log(Protocol):
+    """What the shell writes its lines with (`telemetry.logs.logger()` is one)."""
+
+    def info(self, event: str, **fields: object) -> object:
+        """A line about something ordinary."""
+        ...
+
+    def warning(self, event: str, **fields: object) -> object:
+        """A line about something that an operator may want to change."""
+        ...
+
+    def error(self, event: str, **fields: object) -> object:
+        """A line about a defect or a loss."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who the proplet is on the bus, and what it says of itself."""
+
+    id: str
+    topics: Topics
+    slots: int = 1
+    heartbeat_s: float = limits.HEARTBEAT_S
+    namespace: str = "default"
+    metadata: PropletMetadata = field(default_factory=PropletMetadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PropletPorts:
+    """The world of a proplet."""
+
+    bus: Bus
+    http: Http
+    images: Images
+    runtime: Runtime
+    spool: Spool
+    clock: Clock
+    random: Random
+    offload: Offload
+    log: Log
