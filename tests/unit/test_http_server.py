@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import msgspec
 import pytest
@@ -240,6 +241,15 @@ async def test_the_openapi_document_names_our_error_shape(ask):
     content = document["paths"]["/pets"]["get"]["responses"]["400"]["content"]["application/json"]
     name = content["schema"]["$ref"].rpartition("/")[2]
     assert set(document["components"]["schemas"][name]["properties"]) == {"error", "code"}
+
+
+async def test_answering_takes_no_thread(ask):
+    """Requests of every kind are served by the loop alone, so a simulated world can run them."""
+    before = threading.active_count()
+    for method, path in (("GET", "/pets/rex"), ("GET", "/health"), ("GET", "/metrics"), ("GET", "/schema")):
+        await ask(method, path)
+    await ask("POST", "/pets", body=b'{"name": "rex"}')
+    assert threading.active_count() == before
 
 
 def test_a_handler_that_needs_a_thread_is_refused():

@@ -17,6 +17,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, ControllerRouterHandler, HTTPScope, Message, Receive, Scope, Send
+from prometheus_client import Counter, Histogram
 
 import propeller
 from propeller import limits
@@ -162,6 +163,7 @@ class _Observed:
         self._seconds = metrics.histogram(
             "propeller_http_request_seconds", "Time to answer", ["method", "route"]
         )
+        self._series: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:
@@ -186,5 +188,16 @@ class _Observed:
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = scope.get("path_template") or "unmatched"
-            self._count.labels(method, route, status).inc()
-            self._seconds.labels(method, route).observe(clock() - started_s)
+            count, seconds = self._of(method, route, status)
+            count.inc()
+            seconds.observe(clock() - started_s)
+
+    def _of(self, method: str, route: str, status: str) -> tuple[Counter, Histogram]:
+        """The two series of a kind of request; looking them up by labels costs as much as a small handler."""
+        key = (method, route, status)
+        if key not in self._series:
+            self._series[key] = (
+                self._count.labels(method, route, status),
+                self._seconds.labels(method, route),
+            )
+        return self._series[key]

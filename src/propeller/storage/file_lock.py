@@ -1,5 +1,6 @@
 """One owner per database file: a lock that the kernel releases when its process ends, however it ends."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -56,8 +57,10 @@ class FileLock:
 
     def _write(self, *, used: bool) -> None:
         text = f"pid {os.getpid()}\n{_USED if used else ''}\n".encode()
-        os.pwrite(self._descriptor, text, 0)
-        os.truncate(self._descriptor, len(text))
+        # The lock holds without its text; a full disk is for the database itself to report.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, text, 0)
+            os.truncate(self._descriptor, len(text))
 
 
 def _read(descriptor: int) -> tuple[str, bool]:
