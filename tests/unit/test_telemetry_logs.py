@@ -142,3 +142,13 @@ def test_a_log_file_is_bounded(tmp_path):
     assert path.read_text().endswith("line 99\n")
     assert path.stat().st_size < 120
     assert path.with_name("role.log.1").stat().st_size < 120
+
+
+def test_ports_of_urls_are_no_passwords() -> None:
+    """The port of a URL stays readable, alone or in a list of several; a password before an `@` does not."""
+    event: dict[str, object] = {
+        "urls": {"manager": "http://127.0.0.1:7070", "broker": "tcp://me:secret@localhost:1883"}
+    }
+    assert logs.mask_secrets(None, "info", event) == {
+        "urls": {"manager": "http://127.0.0.1:7070", "broker": "tcp://me:***@localhost:1883"}
+    }

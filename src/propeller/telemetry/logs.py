@@ -28,7 +28,10 @@ _SECRET_KEY = re.compile(
     r"pass(word|wd|phrase)?$|secret|api_?key|private_?key|client_?key|credential|authorization|cookie|token$",
     re.IGNORECASE,
 )
-_SECRET_TEXT = re.compile(r"(?P<keep>\b(?:Bearer|Basic)\s+|://[^/\s:@]*:)(?P<secret>[^\s@\"',]+)(?P<at>@?)")
+_SECRET_TEXT = re.compile(
+    r"(?P<scheme>\b(?:Bearer|Basic)\s+)[^\s@\"',]+|(?P<user>://[^/\s:@]*:)[^/\s@\"',]+(?=@)"
+)
+"""A credential after its scheme, or the password of a URL; a URL's port is followed by no `@` and stays."""
 MASK = "***"
 
 
@@ -131,7 +134,7 @@ def _masked(key: str, value: Any) -> Any:
     if _SECRET_KEY.search(key):
         return MASK
     if isinstance(value, str):
-        return _SECRET_TEXT.sub(lambda match: f"{match['keep']}{MASK}{match['at']}", value)
+        return _SECRET_TEXT.sub(lambda match: f"{match['scheme'] or match['user']}{MASK}", value)
     if isinstance(value, Mapping):
         return {str(name): _masked(str(name), item) for name, item in value.items()}
     if isinstance(value, list | tuple):
