@@ -12,6 +12,7 @@ from random import SystemRandom
 
 from litestar import Litestar
 
+from propeller.broker.credentials import CredentialStore
 from propeller.clock import SystemClock
 from propeller.federation.aggregator import app as aggregator
 from propeller.federation.data_store import app as data_store
@@ -73,7 +74,9 @@ async def run_data_store(settings: DataStoreRole, sock: socket.socket) -> None:
         store = SqliteDatasetStore(opened, blobs)
         await store.sweep(await blobs.digests())
         await seed_data_sets(store, settings.seeded)
-        await answer(data_store.build(store=store, offload=offload, metrics=metrics), sock, metrics)
+        known = CredentialStore(settings.credentials).verify if settings.credentials else None
+        app = data_store.build(store=store, offload=offload, credentials=known, metrics=metrics)
+        await answer(app, sock, metrics)
 
 
 async def run_registry(settings: RegistryRole, sock: socket.socket) -> None:

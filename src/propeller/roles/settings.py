@@ -13,7 +13,7 @@ from propeller.bus.address import parse_address
 from propeller.errors import BadInput
 from propeller.roles.identity import Identity, Services, env_identity, read_config
 from propeller.roles.layers import Layers, settings_file
-from propeller.roles.layout import data_dir
+from propeller.roles.layout import DataDir, data_dir
 from propeller.telemetry.logs import Level
 
 PORTS: Final[Mapping[str, int]] = {
@@ -103,12 +103,16 @@ class ModelRegistryRole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataStoreRole:
-    """`seeded` are the proplets that get a synthetic data set if they have none."""
+    """`seeded` are the proplets that get a synthetic data set if they have none.
+
+    `credentials` is a broker's directory whose keys callers must show; None: open, for one machine only.
+    """
 
     listen: Listen
     directory: Path
     base: str
     seeded: tuple[str, ...] = ()
+    credentials: Path | None = None
     level: Level = "info"
 
 
@@ -164,6 +168,28 @@ class ManagerRole:
     token_secret: bytes = field(default=b"", repr=False)
     heartbeat_s: float = limits.HEARTBEAT_S
     mirror: bool = True
+    level: Level = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpRole:
+    """Everything on one machine. `broker` is `embedded`, `mosquitto`, or the address of an outside one."""
+
+    data: DataDir
+    proplets: int = 3
+    host: str = "127.0.0.1"
+    advertise: str = ""
+    """How proplets on other machines reach this one; empty: nobody else is expected."""
+    ports: Mapping[str, int] = field(default_factory=lambda: dict(PORTS))
+    free_ports: bool = False
+    """Take any free port for one that is taken, instead of giving up."""
+    broker: str = "embedded"
+    config: Path | None = None
+    """Identities for an outside broker; by default those of the data directory."""
+    env_file: Path | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    slots: int = 1
+    heartbeat_s: float = limits.HEARTBEAT_S
     level: Level = "info"
 
 

@@ -1,0 +1,53 @@
+"""The coordinator with its real adapters: SQLite, files, MQTT and HTTP. It decides nothing."""
+
+import asyncio
+import socket
+from random import SystemRandom
+
+from propeller.clock import SystemClock
+from propeller.federation.coordinator.app import ROLE, build
+from propeller.federation.coordinator.settings import CoordinatorSettings
+from propeller.roles.connection import bus_of, topics_of
+from propeller.roles.serving import answer, database, http_client, sized_offload
+from propeller.roles.settings import CoordinatorRole
+from propeller.storage.blobs import FileBlobs
+from propeller.storage.coordinator_store import ROLE as DATABASE
+from propeller.storage.coordinator_store import SqliteCoordinatorStore
+from propeller.telemetry.metrics import RoleMetrics
+
+
+async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> None:
+    """Serve the coordinator until cancelled."""
+    metrics = RoleMetrics(ROLE)
+    topics = topics_of(settings.mqtt.identity)
+    async with (
+        database(settings.directory / "coordinator.db", DATABASE, topics.base) as opened,
+        http_client() as http,
+        sized_offload() as offload,
+    ):
+        coordinator, app = await build(
+            settings=settings_of(settings),
+            store=SqliteCoordinatorStore(opened),
+            blobs=FileBlobs(settings.directory / "blobs"),
+            bus=bus_of(settings.mqtt),
+            http=http,
+            clock=SystemClock(),
+            offload=offload,
+            random=SystemRandom(),
+            metrics=metrics,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(coordinator.run())
+            group.create_task(answer(app, sock, metrics))
+
+
+def settings_of(settings: CoordinatorRole) -> CoordinatorSettings:
+    """What the coordinator itself is told."""
+    return CoordinatorSettings(
+        topics=topics_of(settings.mqtt.identity),
+        registry_url=settings.model_registry_url,
+        aggregator_url=settings.aggregator_url,
+        mirror=settings.mirror,
+        token_secret=settings.token_secret,
+        require_update_token=settings.require_update_token,
+    )

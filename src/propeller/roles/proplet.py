@@ -1,0 +1,112 @@
+"""The proplet from its settings: one function for a device's own command, one for a child of `up`."""
+
+from pathlib import Path
+
+from propeller import limits
+from propeller.errors import BadInput
+from propeller.proplet.settings import PropletSettings, ServiceUrls
+from propeller.roles.children import Child
+from propeller.roles.identity import Identity, Services, env_identity, read_config
+from propeller.roles.layers import Layers
+from propeller.roles.layout import data_dir
+from propeller.roles.settings import DEFAULT_CONFIG, DEFAULT_MQTT, Told, find_services
+
+HEALTH_PORT = 9092
+
+
+def of_child(child: Child) -> PropletSettings:
+    """What a proplet of `up` is told."""
+    identity = read_config(Path(child.config)).identity(child.section)
+    return PropletSettings(
+        id=identity.client_id,
+        api_key=identity.client_key,
+        domain=identity.domain_id,
+        channel=identity.channel_id,
+        broker=child.services.mqtt_address,
+        heartbeat_s=child.heartbeat_s,
+        slots=child.slots,
+        spool=Path(child.directory) / "spool",
+        cache=Path(child.cache),
+        urls=_urls(child.services),
+        allowed_origins=tuple(child.allowed_origins),
+        insecure_registries=tuple(child.insecure_registries),
+        description=child.section,
+        end_with_parent=True,
+    )
+
+
+def of_device(told: Told) -> PropletSettings:
+    """What a proplet of its own is told; raises `BadInput` that says how to get an identity."""
+    layers = told.layers("proplet")
+    identity, services = _identity(told, layers), find_services(told)
+    home = data_dir(_path(layers, "data_dir"), told.env).root / "proplets" / identity.client_id
+    metrics_port = layers.port("metrics_port", ("PROPLET_METRICS_PORT",), default=HEALTH_PORT)
+    return PropletSettings(
+        id=identity.client_id,
+        api_key=identity.client_key,
+        domain=identity.domain_id,
+        channel=identity.channel_id,
+        broker=layers.text(
+            "mqtt_address", ("PROPLET_MQTT_ADDRESS",), default=services.mqtt_address or DEFAULT_MQTT
+        ),
+        heartbeat_s=layers.seconds("heartbeat", ("PROPLET_LIVELINESS_INTERVAL",), default=limits.HEARTBEAT_S),
+        slots=layers.whole("slots", ("PROPLET_SLOTS",), default=1),
+        spool=_path(layers, "spool", "PROPLET_SPOOL") or home / "spool",
+        cache=_path(layers, "cache", "PROPLET_CACHE") or home.parent.parent / "cache",
+        data=_path(layers, "data", "PROPLET_DATA"),
+        urls=ServiceUrls(
+            manager=layers.text("manager_url", ("MANAGER_URL",), default=services.manager_url),
+            coordinator=layers.text(
+                "coordinator_url",
+                ("MANAGER_COORDINATOR_URL", "COORDINATOR_URL"),
+                default=services.coordinator_url,
+            ),
+            model_registry=layers.text(
+                "model_registry_url", ("MODEL_REGISTRY_URL",), default=services.model_registry_url
+            ),
+            data_store=layers.text("data_store_url", ("DATA_STORE_URL",), default=services.data_store_url),
+        ),
+        allowed_origins=layers.listed("allowed_origins", ("PROPLET_ALLOWED_ORIGINS",)),
+        insecure_registries=layers.listed(
+            "insecure_registries",
+            ("PROPLET_INSECURE_REGISTRIES",),
+            default=(services.registry,) if services.registry else (),
+        ),
+        metrics_host=layers.text("metrics_host", ("PROPLET_METRICS_HOST",), default="127.0.0.1"),
+        metrics_port=metrics_port
+        if layers.switch("metrics", ("PROPLET_METRICS_ENABLED",), default=True)
+        else None,
+        namespace=layers.text("namespace", ("PROPLET_MANAGER_K8S_NAMESPACE",), default="default"),
+        description=layers.text("description", ("PROPLET_DESCRIPTION",)),
+        location=layers.text("location", ("PROPLET_LOCATION",)),
+        tags=layers.listed("tags", ("PROPLET_TAGS",)),
+    )
+
+
+def _identity(told: Told, layers: Layers) -> Identity:
+    """From the environment, unless a file is named; else the section of the file."""
+    if told.config is None and (found := env_identity(told.env, "PROPLET")):
+        return found
+    path = told.config or Path(told.env.get("PROPLET_CONFIG_FILE") or DEFAULT_CONFIG)
+    if not path.is_file():
+        raise BadInput(
+            f"no identity for the proplet: {path} is no file; `propeller provision add-proplets 1` "
+            "writes one, --config names another",
+            code="no_identity",
+        )
+    config = read_config(path)
+    return config.identity(layers.text("section", ("PROPLET_CONFIG_SECTION",)) or config.only_proplet())
+
+
+def _path(layers: Layers, name: str, *env: str) -> Path | None:
+    text = layers.text(name, env)
+    return Path(text).expanduser() if text else None
+
+
+def _urls(services: Services) -> ServiceUrls:
+    return ServiceUrls(
+        manager=services.manager_url,
+        coordinator=services.coordinator_url,
+        model_registry=services.model_registry_url,
+        data_store=services.data_store_url,
+    )
