@@ -1,4 +1,4 @@
-"""The workflows of the OCI distribution specification v1.1: pull, push, content discovery, content management.
+"""The workflows of the OCI distribution specification v1.1: pull, push, discovery, management.
 
 Written from the specification, run against the embedded registry in memory and, on files, behind a real port.
 """
@@ -6,7 +6,7 @@ Written from the specification, run against the embedded registry in memory and,
 import asyncio
 import hashlib
 import json
-from random import Random
+from random import SystemRandom
 
 import pytest
 
@@ -91,14 +91,14 @@ def code_of(answer):
 async def registry(request, tmp_path):
     """A caller of an empty registry: in memory, and on files behind a real port beside other routes."""
     if request.param == "memory":
-        app = RegistryApp(MemoryBlobs(), MemoryIndex(), LoopClock(), Random(1))
+        app = RegistryApp(MemoryBlobs(), MemoryIndex(), LoopClock(), SystemRandom())
         http = MemoryHttp()
         http.register("http://registry:5000", app)
         yield Caller(http, "http://registry:5000")
         await app.close()
         return
     index = FileIndex(tmp_path / "index")
-    app = RegistryApp(FileBlobs(tmp_path / "blobs"), index, LoopClock(), Random(1))
+    app = RegistryApp(FileBlobs(tmp_path / "blobs"), index, LoopClock(), SystemRandom())
     whole = create_app("registry", [create_registry_app(app)], RoleMetrics("registry"), dict)
     socket = bind("127.0.0.1", 0, "--port")
     server = asyncio.create_task(serve(whole, socket))
@@ -111,7 +111,7 @@ async def registry(request, tmp_path):
     index.close()
 
 
-# --- determining support -------------------------------------------------------------------------------------
+# --- determining support ---
 
 
 async def test_v2_says_this_is_a_registry(registry):
@@ -122,11 +122,11 @@ async def test_v2_says_this_is_a_registry(registry):
         assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
 
 
-# --- pull ----------------------------------------------------------------------------------------------------
+# --- pull ---
 
 
 async def test_manifest_by_tag_and_digest(registry):
-    """end-3: the bytes as pushed, with type, digest and length, by tag and by digest; HEAD without the body."""
+    """end-3: the bytes as pushed, with type, digest and length, by tag and digest; HEAD without the body."""
     content, name = await registry.push_image("v1")
     for target in ("v1", name, name.replace(":", "%3A")):
         got = await registry("GET", f"/v2/{REPO}/manifests/{target}")
@@ -204,7 +204,7 @@ async def test_methods_that_are_not_offered(registry):
     assert (answer.status, code_of(answer), answer.headers["allow"]) == (405, "UNSUPPORTED", "GET")
 
 
-# --- push: blobs ---------------------------------------------------------------------------------------------
+# --- push: blobs ---
 
 
 async def test_blob_in_a_single_post(registry):
@@ -342,7 +342,7 @@ async def test_mounting_a_blob(registry):
     assert anywhere.status == 201
 
 
-# --- push: manifests -----------------------------------------------------------------------------------------
+# --- push: manifests ---
 
 
 async def test_manifest_by_digest_must_match(registry):
@@ -408,7 +408,7 @@ async def test_image_index(registry):
     assert code_of(refused) == "MANIFEST_BLOB_UNKNOWN"
 
 
-# --- content discovery ---------------------------------------------------------------------------------------
+# --- content discovery ---
 
 
 async def test_tags_sorted_and_paged(registry):
@@ -516,7 +516,7 @@ async def test_many_referrers_are_paged(registry):
     assert seen == {"0", "1", "2"}
 
 
-# --- content management --------------------------------------------------------------------------------------
+# --- content management ---
 
 
 async def test_deleting_a_tag_keeps_the_manifest(registry):

@@ -23,11 +23,15 @@ def tar(**files):
     return held.getvalue()
 
 
+PACKED = gzip.compress(tar(m__wasm=WASM))
+IN_PIECES = gzip.compress(tar(m__wasm=WASM)[:512]) + gzip.compress(tar(m__wasm=WASM)[512:])
+BESIDE = gzip.compress(tar(m__wasm=WASM, readme__md=b"x"))
+
+
 @pytest.mark.parametrize(
     "content",
-    [WASM, gzip.compress(WASM), tar(m__wasm=WASM), gzip.compress(tar(m__wasm=WASM, readme__md=b"x"))]
-    + [gzip.compress(tar(m__wasm=WASM)[:512]) + gzip.compress(tar(m__wasm=WASM)[512:])],
-    ids=["raw", "gzip", "tar", "tar.gz", "many-member tar.gz"],
+    [WASM, gzip.compress(WASM), tar(m__wasm=WASM), PACKED, BESIDE, IN_PIECES],
+    ids=["raw", "gzip", "tar", "tar.gz", "tar.gz with more", "many-member tar.gz"],
 )
 def test_module_is_found_in_every_packing(content):
     """Raw, gzipped, in a tar, in a gzipped tar, in a gzip file of several members: the same module."""

@@ -121,7 +121,7 @@ def test_nulls_of_other_encoders_are_read():
 
 
 def test_what_we_push_is_the_cncf_layout():
-    """Config and manifest are those of the CNCF layout of Wasm artifacts, byte for byte the same each time."""
+    """Config and manifest are those of the CNCF layout of Wasm artifacts, byte for byte the same."""
     wasm = b"\0asm\x01\0\0\0"
     config = encode_config(wasm, digest_of(wasm), "2024-01-01T00:00:00Z")
     assert msgspec.json.decode(config) == {

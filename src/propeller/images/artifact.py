@@ -21,6 +21,8 @@ from propeller.wire import codec
 
 EPOCH = "1970-01-01T00:00:00Z"
 """`created` of an image pushed without a time: the same module then is the same image, pushed by anyone."""
+MODULE_TITLE = "module.wasm"
+"""The file name of a layer pushed without one; not the repository's, so that a copy is the same image."""
 
 
 class _WasmConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -19,7 +19,8 @@ from propeller.images.reference import Reference
 from propeller.images.web import Answer, Web, same_origin
 from propeller.wire import codec
 
-_SCHEME = re.compile(r"(?:^|,)\s*(bearer|basic)(?:\s+|$)", re.IGNORECASE)
+_ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_SCHEME = re.compile(r"([A-Za-z0-9-]+)(?:\s+|$)")
 _PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _TOKEN_BYTES_MAX = 64 * 1024
 _UNAUTHORIZED = 401
@@ -52,20 +53,20 @@ class Challenge:
 
 def read_challenge(header: str) -> Challenge | None:
     """The challenge of a `WWW-Authenticate` value; bearer before basic; None if it offers neither."""
-    found = [(one[1].lower(), one.end()) for one in _SCHEME.finditer(header)]
+    offered: dict[str, dict[str, str]] = {}
+    scheme = ""
+    for item in _ITEM.findall(header):
+        text = item.strip()
+        if begun := _SCHEME.match(text):
+            scheme, text = begun[1].lower(), text[begun.end() :]
+            offered.setdefault(scheme, {})
+        if scheme and (found := _PARAMETER.fullmatch(text.strip())):
+            value = re.sub(r"\\(.)", r"\1", found[2]) if found[2] is not None else found[3]
+            offered[scheme][found[1].lower()] = value
     for wanted in ("bearer", "basic"):
-        for number, (scheme, start) in enumerate(found):
-            if scheme == wanted:
-                end = found[number + 1][1] if number + 1 < len(found) else len(header)
-                return Challenge(scheme=scheme, parameters=_parameters(header[start:end]))
+        if wanted in offered:
+            return Challenge(scheme=wanted, parameters=offered[wanted])
     return None
-
-
-def _parameters(text: str) -> dict[str, str]:
-    return {
-        name.lower(): re.sub(r"\\(.)", r"\1", quoted) or bare
-        for name, quoted, bare in _PARAMETER.findall(text)
-    }
 
 
 class _Token(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from propeller import limits
 from propeller.errors import BadInput, DecodeError, PeerRefused, TooLarge
-from propeller.images.artifact import EPOCH, encode_config, encode_manifest
+from propeller.images.artifact import EPOCH, MODULE_TITLE, encode_config, encode_manifest
 from propeller.images.auth import PULL, PUSH, Calls, Credential
 from propeller.images.digest import digest_of, is_digest
 from propeller.images.layer import is_wasm
@@ -151,14 +151,13 @@ class OciImages:
         wasm: bytes,
         annotations: Mapping[str, str] | None = None,
         *,
-        title: str = "",
+        title: str = MODULE_TITLE,
         created: str = EPOCH,
     ) -> str:
         """Store `wasm` as the image `reference` and return its manifest digest.
 
-        `title` is the layer's file name (`{last part of the repository}.wasm` if empty); `created` an RFC
-        3339 time. The same arguments give the same digest. Raises `BadInput` if the bytes are no Wasm or
-        the reference is pinned to another digest.
+        `title` is the layer's file name, `created` an RFC 3339 time. The same arguments give the same digest.
+        Raises `BadInput` if the bytes are no Wasm or the reference is pinned to another digest.
         """
         digest = await self._layer_digest(wasm)
         config = encode_config(wasm, digest, created)
@@ -167,7 +166,7 @@ class OciImages:
                 media_type=WASM_LAYER,
                 digest=digest,
                 size=len(wasm),
-                annotations={TITLE: title or f"{reference.repository.rpartition('/')[2]}.wasm"},
+                annotations={TITLE: title},
             ),
             config=config,
             annotations=annotations or {},
