@@ -26,7 +26,7 @@ from propeller.ports import BusSession, Message
 _QOS = 1
 _CONNECT_S = 10.0
 _IN_FLIGHT_MAX = 64
-"""Publishes that wait for their acknowledgement at once; aiomqtt looks through all of them for each new one."""
+"""Publishes that wait for their acknowledgement; aiomqtt looks through all of them for each new one."""
 _NODELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 _KEEPALIVE = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 _DENIED = frozenset({4, 5, 134, 135})
