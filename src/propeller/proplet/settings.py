@@ -35,6 +35,8 @@ class PropletSettings:
     domain: str
     channel: str
     broker: str = "tcp://localhost:1883"
+    broker_ca: Path | None = None
+    """Certificates (PEM) that a broker with TLS is checked against, instead of the machine's own."""
     heartbeat_s: float = limits.HEARTBEAT_S
     slots: int = 1
     spool: Path
