@@ -148,6 +148,8 @@ def _add(connection: sqlite3.Connection, update: StoredUpdate) -> None:
             },
         )
     except sqlite3.IntegrityError as error:
+        if error.sqlite_errorname != "SQLITE_CONSTRAINT_PRIMARYKEY":
+            raise
         raise already_submitted(update.record) from error
 
 

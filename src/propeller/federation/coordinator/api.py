@@ -4,7 +4,7 @@ from typing import Annotated
 
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from propeller import limits
 from propeller.errors import BadInput, NotFound
@@ -42,8 +42,8 @@ from propeller.wire.experiments import (
 TOKEN_HEADER = "x-update-token"  # noqa: S105 - the name of a header
 CBOR_TYPES = frozenset({"application/cbor", "application/cbor-seq"})
 
-Offset = Annotated[int, Parameter(ge=0, description="How many to skip")]
-Limit = Annotated[int, Parameter(ge=1, le=limits.LIST_PAGE_MAX, description="How many to show")]
+Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
+Limit = Annotated[int, QueryParameter(ge=1, le=limits.LIST_PAGE_MAX, description="How many to show")]
 
 
 def routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
@@ -69,7 +69,7 @@ def _experiments(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         return ExperimentPage(offset=offset, limit=limit, total=total, experiments=shown)
 
     @get("/experiments/{experiment_id:str}", summary="One experiment with its latest rounds")
-    async def show_experiment(experiment_id: str) -> ExperimentDetail:
+    async def show_experiment(experiment_id: FromPath[str]) -> ExperimentDetail:
         found = await coordinator.experiments.find(experiment_id)
         _, rounds = await coordinator.store.rounds(
             offset=0, limit=limits.LIST_PAGE_MAX, experiment_id=experiment_id
@@ -79,7 +79,7 @@ def _experiments(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         )
 
     @post("/experiments/{experiment_id:str}/stop", status_code=200, summary="End an experiment")
-    async def stop(experiment_id: str) -> ExperimentView:
+    async def stop(experiment_id: FromPath[str]) -> ExperimentView:
         return experiment_view(await coordinator.experiments.stop(experiment_id))
 
     return [register, list_experiments, show_experiment, stop]
@@ -114,7 +114,7 @@ def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         return _now(coordinator, found)
 
     @get("/task", summary="What a participant does in a round")
-    async def task(round_id: str = "", proplet_id: str = "") -> RoundTaskAnswer:
+    async def task(round_id: FromQuery[str] = "", proplet_id: FromQuery[str] = "") -> RoundTaskAnswer:
         if not round_id:
             raise BadInput("round_id is missing; GET /task?round_id=…", code="missing_round_id")
         found = await find(round_id)
@@ -122,7 +122,9 @@ def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:
 
     @get("/rounds", summary="Rounds, newest first")
     async def list_rounds(
-        offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT, experiment_id: str | None = None
+        offset: Offset = 0,
+        limit: Limit = limits.LIST_PAGE_DEFAULT,
+        experiment_id: FromQuery[str | None] = None,
     ) -> RoundPage:
         total, found = await coordinator.store.rounds(offset=offset, limit=limit, experiment_id=experiment_id)
         wall_s = coordinator.clock.now().wall_s
@@ -134,13 +136,13 @@ def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         return next_view(await coordinator.store.last_completed())
 
     @get("/rounds/{round_id:str}", summary="One round with its updates")
-    async def show_round(round_id: str) -> RoundDetail:
+    async def show_round(round_id: FromPath[str]) -> RoundDetail:
         found = await find(round_id)
         updates = await coordinator.store.updates(round_id)
         return round_detail(found, updates, coordinator.clock.now().wall_s)
 
     @get("/rounds/{round_id:str}/complete", summary="How far a round is")
-    async def status(round_id: str) -> RoundStatusBoth:
+    async def status(round_id: FromPath[str]) -> RoundStatusBoth:
         """200 for every known round; `completed` only once its model is stored."""
         return status_view(await find(round_id))
 
@@ -149,7 +151,7 @@ def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:
 
 def _joining(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     @post("/rounds/{round_id:str}/join", status_code=200, summary="A task started by hand takes part")
-    async def join(request: AnyRequest, round_id: str) -> JoinAnswer:
+    async def join(request: AnyRequest, round_id: FromPath[str]) -> JoinAnswer:
         """200 if it does; the round is opened if there is none; 409 if it is closed."""
         joined = await coordinator.experiments.join(
             round_id, await json_body(request, JoinBody, "the joining")
