@@ -173,8 +173,8 @@ DATASET_TEST_SHARE = 0.2
 """Part of a data set's rows that `?part=test` answers."""
 DATASET_SEED_ROWS = 64
 """Rows of a synthetic data set, as in the original's demo."""
-OFFLOAD_PROCESS_BYTES = 4 * 1024 * 1024
-"""JSON over this goes to a worker process: decoding it holds the interpreter lock for 25 ms and more."""
+OFFLOAD_PROCESS_BYTES = 1024 * 1024
+"""JSON over this goes to a worker process: a thread would hold the interpreter lock for tens of milliseconds."""
 OFFLOAD_ANSWER_BYTES_MAX = 1024 * 1024 * 1024
 """Largest answer a role accepts from its own worker process: anything longer is a broken frame."""
 UPDATE_RETRY_S = 1.0

@@ -34,5 +34,5 @@ def die(_payload: bytes) -> None:
 
 
 def spin(payload: bytes) -> int:
-    """Hold the interpreter lock of wherever this runs for about a second."""
-    return sum(len(payload) % (n + 1) for n in range(10_000_000))
+    """Hold the interpreter lock of wherever this runs for about a second: one call that never lets go."""
+    return sum(range(60_000_000)) + len(payload)

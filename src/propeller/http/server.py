@@ -7,6 +7,7 @@ framework are not run: whoever wires a role owns its life.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from io import BytesIO
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -89,7 +90,11 @@ async def json_bytes(request: AnyRequest, what: str) -> bytes:
     sends such a request for any page without asking. Raises `BadInput`, `DecodeError`, `TooLarge`.
     """
     _check_content_type(request)
-    body = await request.body()
+    # Joining the chunks of a hundred megabytes is one copy of 100 ms; a BytesIO hands its buffer over.
+    whole = BytesIO()
+    async for chunk in request.stream():
+        whole.write(chunk)
+    body = whole.getvalue()
     if not body or body.isspace():
         raise DecodeError(f"{what} is missing: the body is empty; send JSON")
     return body

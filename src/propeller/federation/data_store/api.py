@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from litestar import HttpMethod, MediaType, Response, get, post, route
+from litestar import HttpMethod, Response, get, post, route
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from litestar.response import Stream
 
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, Denied, NotFound
 from propeller.federation.data_store import dataset
 from propeller.federation.offload import Offload
 from propeller.http.answers import AnyRequest
+from propeller.http.large import json_answer
 from propeller.http.server import json_bytes
 from propeller.ports import DatasetStore
 from propeller.telemetry.logs import logger
@@ -51,7 +54,7 @@ def _show(store: DatasetStore, offload: Offload, credentials: Credentials | None
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         summary="A proplet's data set, or its train or test part",
     )
-    async def show_dataset(request: AnyRequest, proplet_id: str) -> Response[bytes]:
+    async def show_dataset(request: AnyRequest, proplet_id: FromPath[str]) -> Response[bytes] | Stream:
         _check_caller(request, proplet_id, credentials)
         document = await store.get(proplet_id)
         if document is None:
@@ -61,10 +64,9 @@ def _show(store: DatasetStore, offload: Offload, credentials: Credentials | None
             )
         match request.query_params.get("part"):
             case None:
-                return Response(document, media_type=MediaType.JSON)
+                return json_answer(document)
             case "train" | "test" as which:
-                chosen = await offload(dataset.part, document, which)
-                return Response(chosen, media_type=MediaType.JSON)
+                return json_answer(await offload(dataset.part, document, which))
             case other:
                 raise BadInput(f"part is {str(other)[:40]!r}; it may be 'train' or 'test'", code="bad_part")
 
@@ -73,7 +75,7 @@ def _show(store: DatasetStore, offload: Offload, credentials: Credentials | None
 
 def _post(store: DatasetStore, offload: Offload, credentials: Credentials | None) -> HTTPRouteHandler:
     @post("/datasets/{proplet_id:str}", status_code=201, summary="Store a proplet's data set")
-    async def store_dataset(request: AnyRequest, proplet_id: str) -> dict[str, Any]:
+    async def store_dataset(request: AnyRequest, proplet_id: FromPath[str]) -> dict[str, Any]:
         """Replaces what was there; the answer means that it is on disk."""
         _check_caller(request, proplet_id, credentials)
         body = await json_bytes(request, "the data set")

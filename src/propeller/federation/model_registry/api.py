@@ -3,8 +3,10 @@
 import re
 from typing import Any
 
-from litestar import HttpMethod, MediaType, Response, get, post, route
+from litestar import HttpMethod, Response, get, post, route
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from litestar.response import Stream
 
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound
@@ -13,6 +15,7 @@ from propeller.federation.model_registry.rendered import Rendered
 from propeller.federation.offload import Offload
 from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, check_version
 from propeller.http.answers import AnyRequest
+from propeller.http.large import json_answer
 from propeller.http.server import json_bytes
 from propeller.ports import Clock, ModelStore
 from propeller.telemetry.logs import logger
@@ -52,7 +55,7 @@ def _listings(store: ModelStore) -> list[HTTPRouteHandler]:
         return {"versions": await store.versions(GLOBAL_MODEL), "models": await store.names()}
 
     @get("/models/{name:str}/versions", summary="The versions of a named model")
-    async def list_versions(name: str) -> dict[str, Any]:
+    async def list_versions(name: FromPath[str]) -> dict[str, Any]:
         versions = await store.versions(check_id(name, "model name"))
         if not versions:
             raise NotFound(f"there is no model {name!r} in this registry", code="unknown_model")
@@ -62,22 +65,24 @@ def _listings(store: ModelStore) -> list[HTTPRouteHandler]:
 
 
 def _readings(store: ModelStore, rendered: Rendered) -> list[HTTPRouteHandler]:
-    async def show(request: AnyRequest, name: str, version: str) -> Response[bytes]:
+    async def show(request: AnyRequest, name: str, version: str) -> Response[bytes] | Stream:
         found = await _find(store, name, version)
         if _unchanged(request, found):
             return Response(b"", status_code=304, headers=_headers(found))
-        return Response(await rendered.json(found), media_type=MediaType.JSON, headers=_headers(found))
+        return json_answer(await rendered.json(found), headers=_headers(found))
 
     @route("/models/{version:str}", http_method=_READ, summary="A version of global_model, bare")
-    async def show_global(request: AnyRequest, version: str) -> Response[bytes]:
+    async def show_global(request: AnyRequest, version: FromPath[str]) -> Response[bytes] | Stream:
         return await show(request, GLOBAL_MODEL, version)
 
     @route("/models/{name:str}/versions/{version:str}", http_method=_READ, summary="A version, bare")
-    async def show_named(request: AnyRequest, name: str, version: str) -> Response[bytes]:
+    async def show_named(
+        request: AnyRequest, name: FromPath[str], version: FromPath[str]
+    ) -> Response[bytes] | Stream:
         return await show(request, name, version)
 
     @get("/models/{name:str}/versions/{version:str}/info", summary="Where a version came from")
-    async def show_info(name: str, version: str) -> Response[dict[str, object]]:
+    async def show_info(name: FromPath[str], version: FromPath[str]) -> Response[dict[str, object]]:
         found = await _find(store, name, version)
         return Response(info(found), headers=_headers(found))
 
