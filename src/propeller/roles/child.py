@@ -20,7 +20,7 @@ def main(text: str) -> None:
     logs.configure(child.section, "info", logs.LogFile(Path(child.log)))
     with logs.role_context(child.section):
         try:
-            run(lambda: run_proplet(of_child(child)))
+            run(lambda: run_proplet(of_child(child)), small=True)
         except PropellerError as error:
             logs.logger().error("proplet cannot go on", error=error.message, code=error.reason)
             sys.exit(1)

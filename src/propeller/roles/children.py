@@ -78,7 +78,7 @@ async def _run_once(child: Child) -> int:
             stdout=log,
             stderr=log,
             # Ctrl-C in a terminal reaches the whole foreground group; the parent alone passes the word on.
-            process_group=0,
+            start_new_session=True,
             env=_environment(),
         )
     try:

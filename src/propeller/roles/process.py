@@ -12,11 +12,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
-import uvloop
-
 from propeller.errors import EnvironmentError_, PropellerError
 from propeller.telemetry import logs
-from propeller.telemetry.metrics import RoleMetrics, watch_loop_lag
 
 STOP_S: Final = 5.0
 """A process that was asked to stop has stopped after this."""
@@ -24,15 +21,25 @@ _PR_SET_PDEATHSIG: Final = 1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run_role(role: str, level: logs.Level, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run_role(
+    role: str, level: logs.Level, work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False
+) -> None:
     """Run `work` as the one role of this process, its log on stderr, until it ends or a signal asks."""
     logs.configure(role, level)
     with logs.role_context(role):
-        run(work)
+        run(work, small=small)
 
 
-def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `work` in a loop of its own. SIGTERM and Ctrl-C cancel it and are no failure."""
+def run(work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False) -> None:
+    """Run `work` in a loop of its own. SIGTERM and Ctrl-C cancel it and are no failure.
+
+    `small` takes the standard loop, which costs less memory and serves a proplet as well.
+    """
+    if small:
+        asyncio.run(_until_told(work))
+        return
+    import uvloop  # noqa: PLC0415 - a small process does without it
+
     uvloop.run(_until_told(work))
 
 
@@ -84,12 +91,6 @@ async def watch(*tasks: "asyncio.Task[None]") -> None:
     if error is not None:
         raise first_cause(error)
     raise EnvironmentError_(f"{ended.get_name()} ended by itself")
-
-
-async def with_lag(metrics: RoleMetrics, work: Coroutine[Any, Any, None]) -> None:
-    """`work`, with the lag of the loop shown in `metrics`."""
-    async with beside("loop lag", watch_loop_lag(metrics)):
-        await work
 
 
 def end_with_parent(parent: int) -> None:

@@ -6,9 +6,10 @@ Each function opens what its role owns, serves until cancelled, and closes it. I
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
 
 from litestar import Litestar
 
@@ -24,7 +25,7 @@ from propeller.http.listen import bind, serve
 from propeller.http.server import create_app
 from propeller.images.registry.app import RegistryApp, create_registry_app
 from propeller.images.registry.index import FileIndex
-from propeller.roles.process import with_lag
+from propeller.roles.process import beside
 from propeller.roles.settings import (
     AggregatorRole,
     DataStoreRole,
@@ -39,7 +40,7 @@ from propeller.storage.model_store import ROLE as REGISTRY_DATABASE
 from propeller.storage.model_store import SqliteModelStore
 from propeller.storage.sqlite import Database
 from propeller.telemetry.logs import logger
-from propeller.telemetry.metrics import RoleMetrics
+from propeller.telemetry.metrics import RoleMetrics, watch_loop_lag
 
 
 def bound(listen: Listen) -> socket.socket:
@@ -95,6 +96,12 @@ async def run_registry(settings: RegistryRole, sock: socket.socket) -> None:
             await answer(app, sock, metrics)
         finally:
             await registry.close()
+
+
+async def with_lag(metrics: RoleMetrics, work: Coroutine[Any, Any, None]) -> None:
+    """`work`, with the lag of the loop shown in `metrics`."""
+    async with beside("loop lag", watch_loop_lag(metrics)):
+        await work
 
 
 async def answer(app: Litestar, sock: socket.socket, metrics: RoleMetrics) -> None:

@@ -1,0 +1,5 @@
+"""`python -m propeller` is the command line."""
+
+from propeller.cli import main
+
+main()

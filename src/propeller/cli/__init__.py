@@ -1,0 +1,35 @@
+"""The command line: one file per noun, rendering apart. It starts roles, asks running ones, decides nothing.
+
+Commands import what they need when they run, so that `propeller --help` answers at once.
+"""
+
+import sys
+
+from propeller.errors import Bug, PropellerError
+
+INTERRUPTED = 130
+"""What shells expect of a program that Ctrl-C ended."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command line. Exits 0 on success, 1 on failure with one line on stderr, 2 on wrong usage."""
+    from propeller.cli.app import app, hoisted
+
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(hoisted(given), prog_name="propeller")
+    except Bug:
+        raise
+    except PropellerError as error:
+        _fail(error.message)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has seen enough; keep Python from complaining at exit.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(1)

@@ -1,0 +1,124 @@
+"""`propeller fl …`: experiments, rounds and updates."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from propeller.cli.session import commas, json_option, read_bytes, session
+
+app = typer.Typer(help="Configure and watch federated learning.", no_args_is_help=True)
+
+RoundOption = Annotated[str, typer.Option("--round-id")]
+RoundArgument = Annotated[str, typer.Argument(metavar="ROUND")]
+PropletOption = Annotated[str | None, typer.Option("--proplet-id")]
+
+
+@app.command()
+def configure(
+    ctx: typer.Context,
+    experiment_id: Annotated[str, typer.Option("--experiment-id")],
+    participants: Annotated[str, typer.Option("--participants", help="Proplet ids, comma list.")],
+    task_wasm_image: Annotated[str, typer.Option("--task-wasm-image")],
+    model_ref: Annotated[str, typer.Option("--model-ref")] = "fl/models/global_model_v0",
+    round_id: Annotated[str | None, typer.Option("--round-id")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1)] = None,
+    hyperparams: Annotated[str | None, typer.Option("--hyperparams", help="JSON, or @FILE.")] = None,
+    k_of_n: Annotated[int | None, typer.Option("--k-of-n", min=0)] = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout-s", min=0)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0)] = None,
+) -> None:
+    """Begin an experiment of one round, or of `--rounds`."""
+    from propeller.wire.experiments import ExperimentBody
+
+    body = ExperimentBody(
+        experiment_id=experiment_id,
+        round_id=round_id,
+        model_ref=model_ref,
+        participants=commas(participants) or [],
+        task_wasm_image=task_wasm_image,
+        rounds=rounds,
+        hyperparams=json_option(hyperparams, "--hyperparams"),
+        k_of_n=k_of_n,
+        timeout_s=timeout_s,
+        seed=seed,
+    )
+    with session(ctx).client() as client:
+        session(ctx).show(client.fl.configure(body))
+
+
+@app.command()
+def task(ctx: typer.Context, round_id: RoundOption, proplet_id: PropletOption = None) -> None:
+    """What a participant of a round is asked to do."""
+    with session(ctx).client() as client:
+        session(ctx).show(client.fl.task(round_id, proplet_id))
+
+
+@app.command()
+def update(
+    ctx: typer.Context,
+    round_id: RoundOption,
+    proplet_id: Annotated[str, typer.Option("--proplet-id")],
+    num_samples: Annotated[int, typer.Option("--num-samples")],
+    model: Annotated[str, typer.Option("--update", help="JSON, or @FILE.")],
+    base_model_uri: Annotated[str, typer.Option("--base-model-uri")] = "",
+    metrics: Annotated[str | None, typer.Option("--metrics", help="JSON, or @FILE.")] = None,
+) -> None:
+    """Submit an update by hand."""
+    from propeller.wire.experiments import UpdateBody
+
+    body = UpdateBody(
+        round_id=round_id,
+        proplet_id=proplet_id,
+        num_samples=num_samples,
+        update=json_option(model, "--update") or {},
+        base_model_uri=base_model_uri,
+        metrics=json_option(metrics, "--metrics"),
+    )
+    with session(ctx).client() as client:
+        session(ctx).show(client.fl.update(body))
+
+
+@app.command("update-cbor")
+def update_cbor(ctx: typer.Context, file: Path) -> None:
+    """Submit an update that is a file of CBOR."""
+    with session(ctx).client() as client:
+        session(ctx).show(client.fl.update_cbor(read_bytes(file)))
+
+
+@app.command("round-status")
+def round_status(ctx: typer.Context, round_id: RoundArgument) -> None:
+    """How far a round is."""
+    with session(ctx).client() as client:
+        session(ctx).show(client.fl.round_status(round_id))
+
+
+@app.command()
+def status(ctx: typer.Context, experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT")]) -> None:
+    """How far an experiment is, with its latest rounds."""
+    with session(ctx).client() as client:
+        session(ctx).show(client.fl.experiment(experiment_id))
+
+
+@app.command()
+def stop(ctx: typer.Context, experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT")]) -> None:
+    """End an experiment and the round that is under way."""
+    with session(ctx).client() as client:
+        client.fl.stop(experiment_id)
+    session(ctx).done()
+
+
+@app.command()
+def watch(
+    ctx: typer.Context,
+    round_id: RoundArgument,
+    timeout_s: Annotated[float, typer.Option("--timeout-s")] = 3600.0,
+) -> None:
+    """Wait for a round's end, printing each change; exits 1 if it failed."""
+    from propeller.errors import PeerRefused
+
+    with session(ctx).client() as client:
+        for seen in client.fl.follow(round_id, timeout_s=timeout_s):
+            session(ctx).show(seen)
+            if seen.state == "failed":
+                raise PeerRefused(f"round {round_id} failed: {seen.reason}", code="round_failed")

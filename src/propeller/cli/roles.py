@@ -1,0 +1,244 @@
+"""`propeller up` and a command for every role alone. Flags become settings; `propeller.roles` does the rest."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from propeller.roles.settings import Told
+
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on (127.0.0.1).")]
+Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where state is kept (.propeller, or $PROPELLER_DATA_DIR).")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-f", help="config.toml with identities.")]
+Settings = Annotated[Path | None, typer.Option("--settings", help="propeller.toml (./propeller.toml).")]
+Level = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error")]
+MqttAddress = Annotated[str | None, typer.Option("--mqtt-address", help="tcp://HOST:PORT of the broker.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add every role's command."""
+    app.command()(up)
+    app.command()(manager)
+    app.command()(coordinator)
+    app.command()(aggregator)
+    app.command("model-registry")(model_registry)
+    app.command("data-store")(data_store)
+    app.command()(registry)
+    app.command()(broker)
+    app.command()(proplet)
+
+
+def up(
+    proplets: Annotated[int | None, typer.Option("--proplets", min=0, help="Workers to start (3).")] = None,
+    data_dir: DataDir = None,
+    env_file: Annotated[
+        Path | None, typer.Option("--env-file", help="Write ids, keys and addresses here, for the shell.")
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option("--broker", help="embedded, mosquitto, or tcp://HOST:PORT of an outside one."),
+    ] = None,
+    config: ConfigFile = None,
+    host: Host = None,
+    advertise: Annotated[
+        str | None, typer.Option("--advertise", help="This machine's address for workers elsewhere.")
+    ] = None,
+    free_ports: Annotated[
+        bool, typer.Option("--free-ports", help="Replace taken ports by free ones.")
+    ] = False,
+    manager_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    coordinator_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    aggregator_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    model_registry_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    data_store_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    registry_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    mqtt_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    heartbeat: Annotated[str | None, typer.Option(help="Of the workers, such as 10s.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Tasks that one worker runs at once (1).")] = None,
+    settings: Settings = None,
+    log_level: Level = None,
+) -> None:
+    """Start the whole system on this machine and leave it running until Ctrl-C."""
+    from propeller.roles.foreground import run_up
+
+    flags = {
+        "proplets": proplets, "data_dir": _text(data_dir), "env_file": _text(env_file), "broker": broker,
+        "host": host, "advertise": advertise, "free_ports": free_ports or None, "heartbeat": heartbeat,
+        "slots": slots, "log_level": log_level, "manager_port": manager_port,
+        "coordinator_port": coordinator_port, "aggregator_port": aggregator_port,
+        "model_registry_port": model_registry_port, "data_store_port": data_store_port,
+        "registry_port": registry_port, "mqtt_port": mqtt_port,
+    }  # fmt: skip
+    run_up(_told(flags, settings, config))
+
+
+def manager(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    mqtt_address: MqttAddress = None,
+    public_url: Annotated[str | None, typer.Option(help="How workers reach this manager.")] = None,
+    coordinator_url: Annotated[str | None, typer.Option(help="Empty: no federated learning.")] = None,
+    model_registry_url: Annotated[str | None, typer.Option(help="Handed to workers.")] = None,
+    data_store_url: Annotated[str | None, typer.Option(help="Handed to workers.")] = None,
+    settings: Settings = None,
+    log_level: Level = None,
+) -> None:
+    """Take tasks over HTTP and give them to workers."""
+    from propeller.roles import standalone
+
+    flags = {
+        "host": host, "port": port, "data_dir": _text(data_dir), "mqtt_address": mqtt_address,
+        "public_url": public_url, "coordinator_url": coordinator_url, "model_registry_url": model_registry_url,
+        "data_store_url": data_store_url, "log_level": log_level,
+    }  # fmt: skip
+    standalone.manager(_told(flags, settings, config))
+
+
+def coordinator(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    mqtt_address: MqttAddress = None,
+    model_registry_url: Annotated[str | None, typer.Option()] = None,
+    aggregator_url: Annotated[str | None, typer.Option()] = None,
+    require_update_token: Annotated[bool | None, typer.Option(help="Refuse updates without a token.")] = None,
+    settings: Settings = None,
+    log_level: Level = None,
+) -> None:
+    """Own experiments and rounds."""
+    from propeller.roles import standalone
+
+    flags = {
+        "host": host, "port": port, "data_dir": _text(data_dir), "mqtt_address": mqtt_address,
+        "model_registry_url": model_registry_url, "aggregator_url": aggregator_url,
+        "require_update_token": require_update_token, "log_level": log_level,
+    }  # fmt: skip
+    standalone.coordinator(_told(flags, settings, config))
+
+
+def aggregator(
+    host: Host = None, port: Port = None, settings: Settings = None, log_level: Level = None
+) -> None:
+    """Fold updates into a new model."""
+    from propeller.roles import standalone
+
+    standalone.aggregator(_told({"host": host, "port": port, "log_level": log_level}, settings, None))
+
+
+def model_registry(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    log_level: Level = None,
+) -> None:
+    """Keep the versions of models."""
+    from propeller.roles import standalone
+
+    flags = {"host": host, "port": port, "data_dir": _text(data_dir), "log_level": log_level}
+    standalone.model_registry(_told(flags, settings, config))
+
+
+def data_store(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    credentials: Annotated[
+        Path | None, typer.Option(help="A broker's directory: callers must show a worker's key from it.")
+    ] = None,
+    settings: Settings = None,
+    log_level: Level = None,
+) -> None:
+    """Keep the data sets of this site's own workers."""
+    from propeller.roles import standalone
+
+    flags = {
+        "host": host, "port": port, "data_dir": _text(data_dir), "credentials": _text(credentials),
+        "log_level": log_level,
+    }  # fmt: skip
+    standalone.data_store(_told(flags, settings, config))
+
+
+def registry(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    settings: Settings = None,
+    log_level: Level = None,
+) -> None:
+    """Serve OCI images."""
+    from propeller.roles import standalone
+
+    flags = {"host": host, "port": port, "data_dir": _text(data_dir), "log_level": log_level}
+    standalone.registry(_told(flags, settings, None))
+
+
+def broker(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    kind: Annotated[str | None, typer.Option(help="embedded or mosquitto")] = None,
+    settings: Settings = None,
+    log_level: Level = None,
+) -> None:
+    """Serve MQTT to the principals of the data directory."""
+    from propeller.roles import standalone
+
+    flags = {"host": host, "port": port, "data_dir": _text(data_dir), "kind": kind, "log_level": log_level}
+    standalone.broker(_told(flags, settings, None))
+
+
+def proplet(
+    config: ConfigFile = None,
+    section: Annotated[
+        str | None, typer.Option("--section", help="Of config.toml, such as proplet2.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="The device's own data set.")] = None,
+    data_dir: DataDir = None,
+    spool: Annotated[Path | None, typer.Option(help="What must survive a restart.")] = None,
+    mqtt_address: MqttAddress = None,
+    manager_url: Annotated[str | None, typer.Option()] = None,
+    coordinator_url: Annotated[str | None, typer.Option()] = None,
+    model_registry_url: Annotated[str | None, typer.Option()] = None,
+    data_store_url: Annotated[str | None, typer.Option()] = None,
+    allowed_origins: Annotated[str | None, typer.Option(help="More service origins, comma list.")] = None,
+    insecure_registries: Annotated[str | None, typer.Option(help="Plain HTTP, comma list.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Tasks run at once (1).")] = None,
+    heartbeat: Annotated[str | None, typer.Option(help="Such as 10s.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    metrics: Annotated[bool | None, typer.Option(help="Serve /health and /metrics.")] = None,
+    settings: Settings = None,
+    log_level: Level = None,
+) -> None:
+    """Work: run tasks on this device."""
+    from propeller.roles.device import run_device
+
+    flags = {
+        "section": section, "data": _text(data), "data_dir": _text(data_dir), "spool": _text(spool),
+        "mqtt_address": mqtt_address, "manager_url": manager_url, "coordinator_url": coordinator_url,
+        "model_registry_url": model_registry_url, "data_store_url": data_store_url,
+        "allowed_origins": allowed_origins, "insecure_registries": insecure_registries, "slots": slots,
+        "heartbeat": heartbeat, "metrics_port": metrics_port, "metrics": metrics, "log_level": log_level,
+    }  # fmt: skip
+    run_device(_told(flags, settings, config))
+
+
+def _told(flags: Mapping[str, object | None], settings: Path | None, config: Path | None) -> "Told":
+    from propeller.roles.settings import Told
+
+    return Told(flags=flags, env=os.environ, settings=settings, config=config)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,104 @@
+"""What every asking command shares: where the roles answer, how to show, and the options that say so.
+
+It must not know any noun. Heavy imports happen inside, when a command runs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from propeller.errors import BadInput
+
+if TYPE_CHECKING:
+    from propeller.client import Client
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The global options of one command line. `urls` are by field of `client.Endpoints`; absent: defaults."""
+
+    output: Output = Output.TABLE
+    urls: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def client(self) -> "Iterator[Client]":
+        """A client of the roles at `urls`."""
+        from propeller.client import Client, Endpoints
+
+        with Client(Endpoints(**self.urls)) as client:
+            yield client
+
+    def show(self, value: Any) -> None:
+        """Print a result on stdout: for people, or as JSON."""
+        from propeller.cli import render
+
+        render.show(value, as_json=self.output is Output.JSON)
+
+    def done(self) -> None:
+        """Say that a command without a result succeeded."""
+        self.show("ok")
+
+
+def session(ctx: typer.Context) -> Session:
+    """The session that the program's callback made."""
+    found: Session = ctx.obj
+    return found
+
+
+def pairs(items: list[str] | None, flag: str) -> dict[str, str] | None:
+    """`["K=V", …]` as a dictionary; None if nothing was given. Values may hold commas and equal signs."""
+    if not items:
+        return None
+    made: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not name or not equals:
+            raise BadInput(f"{flag} {item!r}: write NAME=VALUE")
+        made[name] = value
+    return made
+
+
+def commas(text: str | None) -> list[str] | None:
+    """A comma list; None if not given."""
+    return None if text is None else [item.strip() for item in text.split(",") if item.strip()]
+
+
+def json_option(text: str | None, flag: str) -> dict[str, Any] | None:
+    """A JSON object from the command line, or from the file that `@PATH` names."""
+    if text is None:
+        return None
+    import json
+
+    try:
+        value = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except OSError as error:
+        raise BadInput(f"{flag}: cannot read {text[1:]}: {error.strerror}") from error
+    except ValueError as error:
+        raise BadInput(f"{flag} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{flag} must be a JSON object")
+    return value
+
+
+def read_bytes(path: Path) -> bytes:
+    """A local file; raises `BadInput` that names it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+Offset = Annotated[int, typer.Option(min=0, help="Skip this many.")]
+Limit = Annotated[int, typer.Option("--limit", "-l", min=1, max=100, help="Show at most this many.")]

@@ -1,0 +1,54 @@
+"""`propeller health`, `logs` and `version`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from propeller.cli.session import session
+
+ROLES = ("manager", "coordinator", "aggregator", "model-registry", "data-store")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(health)
+    app.command("logs")(show_logs)
+    app.command()(version)
+
+
+def health(
+    ctx: typer.Context,
+    role: Annotated[str, typer.Argument(help=f"One of {', '.join(ROLES)}; or all.")] = "manager",
+) -> None:
+    """Whether a role works; exits 1 if it does not."""
+    from propeller.errors import BadInput
+
+    if role not in {*ROLES, "all"}:
+        raise BadInput(f"{role!r} is not one of {', '.join(ROLES)}, all")
+    with session(ctx).client() as client:
+        if role == "all":
+            session(ctx).show({one: client.health(one)["status"] for one in ROLES})
+        else:
+            session(ctx).show(client.health(role))
+
+
+def show_logs(
+    role: Annotated[str, typer.Argument(help="manager, coordinator, …, broker, up, or proplet1 …")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    round_id: Annotated[str, typer.Option("--round", help="Only lines about this round.")] = "",
+    data_dir: Annotated[Path | None, typer.Option("--data-dir")] = None,
+) -> None:
+    """A role's log, as JSON lines."""
+    from propeller.roles.logs import lines
+
+    for line in lines(role, data_dir, os.environ, follow=follow, round_id=round_id):
+        typer.echo(line)
+
+
+def version() -> None:
+    """This release."""
+    from propeller import __version__
+
+    typer.echo(__version__)
