@@ -122,6 +122,14 @@ async def test_v2_says_this_is_a_registry(registry):
         assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
 
 
+async def test_web_pages_of_other_origins_change_nothing(registry):
+    """A browser posts for any page without asking; such a request carries the page's origin and is DENIED."""
+    path = f"/v2/{REPO}/blobs/uploads/?digest={digest(b'x')}"
+    answer = await registry("POST", path, b"x", origin="https://evil.example", content_type="text/plain")
+    assert (answer.status, code_of(answer)) == (403, "DENIED")
+    assert (await registry("POST", path, b"x", origin=registry.origin)).status == 201
+
+
 # --- pull ---
 
 

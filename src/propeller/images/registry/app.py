@@ -71,7 +71,17 @@ class RegistryApp:
                 f"{request.method} is not offered here; {', '.join(sorted(methods))} are",
                 headers={"allow": ", ".join(sorted(methods))},
             )
+        _check_origin(request)
         return await handler(route, request)
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse changes on behalf of a web page of another origin: browsers send some without asking."""
+    origin = request.headers.get("origin")
+    if origin is None or request.method in {"GET", "HEAD"}:
+        return
+    if origin.partition("://")[2] != request.headers.get("host"):
+        raise RegistryFault(FaultCode.DENIED, f"a web page of {origin[:200]} may not change this registry")
 
 
 def create_registry_app(registry: RegistryApp) -> ASGIRouteHandler:
