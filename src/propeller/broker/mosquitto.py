@@ -183,9 +183,9 @@ class MosquittoProcess:
 
     def reload(self) -> None:
         """Make the running Mosquitto take the store's present principals; call it after each change."""
-        write_acl(self._store, self._directory)
         if self._process is None or self._process.returncode is not None:
             raise EnvironmentError_("mosquitto is not running: start it before reloading its credentials")
+        write_acl(self._store, self._directory)
         self._process.send_signal(signal.SIGHUP)
 
     async def stop(self) -> None:
