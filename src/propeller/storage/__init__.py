@@ -9,6 +9,7 @@ Where things are (`ROLE` is `manager`, `coordinator`, `registry`, `data_store`, 
     blobs.py, memory_blobs.py       content by SHA-256, on disk and in memory
     ROLE_store.py                   what the role keeps, over Database and Queries
     ROLE_memory.py                  its twin in plain Python, for the same contract suite
+    model_store.py, dataset_store.py  of registry and data_store, each with its twin in the same file
     migrations/ROLE/0001_NAME.sql   the schema; forward only, no gaps, never edited once released
     sql/ROLE/THINGS.sql             the queries: blocks that begin with `-- name: insert_task` and a comment
     sql/database/                   the queries of Database itself
