@@ -88,9 +88,9 @@ class AttemptEvent(AttemptKey, frozen=True):
 class AttemptFinished(AttemptKey, frozen=True):
     """Directed `results/{id}`: an attempt ended. Repeated until acknowledged.
 
-    `error` empty means success. `failure` is the typed kind (`ports.FailureKind`, or `configuration`, `image`,
-    `model`, `data`, `invalid_update`, `update_refused`, `update_undelivered`, `internal`, `lost`), empty on
-    success. `results` is any JSON value.
+    `error` empty means success. `failure` is the typed kind (`ports.FailureKind`, or `configuration`,
+    `image`, `model`, `data`, `invalid_update`, `update_refused`, `update_undelivered`, `internal`, `lost`),
+    empty on success. `results` is any JSON value.
     """
 
     proplet_id: str = ""
