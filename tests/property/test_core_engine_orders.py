@@ -75,7 +75,7 @@ _events = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(_events, st.floats(0, 40)), max_size=40))
 def test_invariants_hold_under_any_sequence_of_events(script):
-    """At most one live attempt a run, growing attempt numbers, owners only, terminal for ever, timers armed."""
+    """One live attempt a run at most, growing attempt numbers, terminal for ever, timers armed."""
     engine, mono_s = Engine(), 0.0
     numbers: dict[str, int] = dict.fromkeys(_TASKS, 0)
     ended: set[tuple[str, int]] = set()

@@ -12,32 +12,39 @@ from propeller.errors import Conflict, NotFound
 
 
 def task(task_id: str = "t", **fields) -> Task:
+    """A task of that id."""
     return Task(id=task_id, name="main", created_at_s=1.0, updated_at_s=1.0, **fields)
 
 
 def at(s: float) -> Now:
+    """That moment on both clocks."""
     return Now(mono_s=s, wall_s=1_000_000.0 + s)
 
 
 def heard(proplet_id: str = "p", held: tuple[e.Held, ...] = ()) -> e.Heard:
+    """A directed heartbeat."""
     return e.Heard(proplet_id=proplet_id, lane="directed", name="n", inventory=held, cause="test")
 
 
 def report(kind, attempt: int = 1, sender: str = "p", **fields) -> e.AttemptReport:
+    """Word of the first run of task `t`."""
     return e.AttemptReport(
         kind=kind, sender=sender, task_id="t", run=1, attempt=attempt, cause="test", **fields
     )
 
 
 def start(engine: Engine, s: float = 0.0, **fields) -> list[e.Command]:
+    """Start task `t`."""
     return engine.handle(e.StartRequested(task=task(**fields), number=1, cause="test"), at(s))
 
 
 def kinds(commands: list[e.Command]) -> list[str]:
+    """The names of the commands."""
     return [type(command).__name__ for command in commands]
 
 
 def saved(commands: list[e.Command]):
+    """The last run that is to be stored."""
     return [command.run for command in commands if isinstance(command, e.SaveRun)][-1]
 
 

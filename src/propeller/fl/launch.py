@@ -38,6 +38,8 @@ class Launch:
     body: bytes
     tasks: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
+    announced: bool = False
+    """Asked for by a message, so the coordinator may know the round already."""
     state: LaunchState = LaunchState.INTENT
 
     @property

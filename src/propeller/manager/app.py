@@ -4,7 +4,9 @@ Whoever builds it (`roles/`, a simulated world) chooses the adapters, serves `ap
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -24,6 +26,10 @@ from propeller.manager.rounds import Rounds
 from propeller.manager.shell import Shell
 from propeller.manager.tasks import Tasks
 from propeller.ports import Blobs, Bus, BusSession, Clock, Http
+from propeller.storage.blobs import FileBlobs
+from propeller.storage.manager_store import ROLE as STORAGE_ROLE
+from propeller.storage.manager_store import SqliteManagerStore
+from propeller.storage.sqlite import Database
 from propeller.stores import ManagerStore
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
@@ -132,6 +138,42 @@ class Manager:
             "build_time": "unknown",
             "instance_id": self._config.instance_id,
         }
+
+
+@asynccontextmanager
+async def opened(
+    config: ManagerConfig,
+    data_dir: Path,
+    *,
+    bus: Bus,
+    http: Http,
+    clock: Clock,
+    random: Random,
+    metrics: RoleMetrics | None = None,
+) -> AsyncIterator[Manager]:
+    """A recovered manager over `manager.db` and `manager-blobs` in `data_dir`, which are its alone meanwhile.
+
+    Raises what `Database.open` raises. Bus and HTTP client stay the caller's to close.
+    """
+    database = await Database.open(data_dir / "manager.db", role=STORAGE_ROLE, base=config.topics.base)
+    try:
+        blobs = FileBlobs(data_dir / "manager-blobs")
+        await blobs.clear_unfinished()
+        store = SqliteManagerStore(database, clock)
+        manager = Manager(
+            config,
+            store=store,
+            blobs=blobs,
+            bus=bus,
+            http=http,
+            clock=clock,
+            random=random,
+            metrics=metrics,
+        )
+        await manager.recover()
+        yield manager
+    finally:
+        await database.close()
 
 
 async def _guarded(work: Awaitable[None]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from propeller import limits
 from propeller.core.task import Task
 from propeller.errors import (
     BadInput,
@@ -41,6 +42,21 @@ class _Said(msgspec.Struct):
     code: str = ""
 
 
+class KnownRound(msgspec.Struct, frozen=True):
+    """What the manager needs of a round's record."""
+
+    round_id: str
+    state: str
+    participants: list[str]
+    base_model: str
+    base_version: int
+
+    @property
+    def over(self) -> bool:
+        """Whether no update can count any more."""
+        return self.state in {"completed", "failed"}
+
+
 class CoordinatorClient:
     """Calls one coordinator at `base_url` (no trailing slash)."""
 
@@ -62,13 +78,13 @@ class CoordinatorClient:
         )
         await self.forward("POST", f"/rounds/{task.round_id}/join", codec.encode(body))
 
-    async def round_state(self, round_id: str) -> str | None:
-        """The round's state, or None if the coordinator does not know it."""
+    async def round(self, round_id: str) -> KnownRound | None:
+        """The round, or None if the coordinator does not know it."""
         try:
-            answer = await self.forward("GET", f"/rounds/{round_id}/complete")
+            answer = await self.forward("GET", f"/rounds/{round_id}")
         except NotFound:
             return None
-        return str(codec.decode(dict[str, Any], answer.body, what="the round's state").get("state", ""))
+        return codec.decode(KnownRound, answer.body, what="the round", limit_bytes=limits.HTTP_BODY_BYTES_MAX)
 
     async def forward(
         self,

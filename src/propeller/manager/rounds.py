@@ -8,6 +8,7 @@ It must not know what an update or a model is.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from weakref import WeakValueDictionary
 
@@ -79,8 +80,8 @@ class Rounds:
         with about(round_id=start.round_id):
             try:
                 asked = _asked(start)
-                launch = self._intent(asked, _round_id(asked))
-                await self._launch(launch, asked, keep_known=True)
+                launch = replace(self._intent(asked, _round_id(asked)), announced=True)
+                await self._launch(launch, asked)
             except PeerUnavailable as error:
                 logger().warning("round not launched yet", error=error.message)
             except PropellerError as error:
@@ -134,7 +135,7 @@ class Rounds:
         if not 0 < timeout_s <= limits.ROUND_TIMEOUT_S_MAX:
             raise BadInput(f"timeout_s must be above 0 and at most {limits.ROUND_TIMEOUT_S_MAX:g}")
 
-    async def _launch(self, launch: Launch, asked: ExperimentBody, *, keep_known: bool = False) -> None:
+    async def _launch(self, launch: Launch, asked: ExperimentBody) -> None:
         if self._coordinator is None:
             raise Unsupported(
                 "this manager has no coordinator: start it with a coordinator URL", code="no_coordinator"
@@ -142,7 +143,7 @@ class Rounds:
         async with self._turn(launch.round_id):
             known = await self._store.launch(launch.round_id)
             if known is not None:
-                _check_same(known, launch, keep_known=keep_known)
+                _check_same(known, launch)
                 launch = known
             else:
                 await self._store.commit(self._held(launch, asked))
@@ -166,12 +167,29 @@ class Rounds:
         if self._coordinator is None:
             raise Unsupported("this manager has no coordinator", code="no_coordinator")
         try:
-            await self._coordinator.register(launch.body)
+            await self._registered(launch, self._coordinator)
         except PropellerError:
             await self._withdraw(launch)
             raise
         await self._start_all(launch)
         await self._publish_notice(launch)
+
+    async def _registered(self, launch: Launch, coordinator: CoordinatorClient) -> None:
+        """Make sure that the coordinator has this round; raises why it cannot.
+
+        A round that a message announced is either the coordinator's own next one, which must then agree, or
+        an external trigger's, which is registered now.
+        """
+        known = await coordinator.round(launch.round_id) if launch.announced else None
+        if known is None:
+            await coordinator.register(launch.body)
+            return
+        if known.over:
+            raise Conflict(f"round {launch.round_id} is {known.state}", code="round_closed")
+        if sorted(known.participants) != sorted(launch.tasks):
+            raise Conflict(
+                f"round {launch.round_id} is registered with other participants", code="round_exists"
+            )
 
     async def _start_all(self, launch: Launch) -> None:
         for task_id in launch.tasks.values():
@@ -192,7 +210,7 @@ class Rounds:
                 if self._coordinator is None:
                     return True
                 try:
-                    await self._coordinator.register(launch.body)
+                    await self._registered(launch, self._coordinator)
                 except PeerUnavailable as error:
                     logger().warning("launch not resumed yet", error=error.message)
                     return False
@@ -265,9 +283,9 @@ def _asked(start: RoundStart) -> ExperimentBody:
     )
 
 
-def _check_same(known: Launch, asked: Launch, *, keep_known: bool) -> None:
+def _check_same(known: Launch, asked: Launch) -> None:
     """A request repeats a known round only with the same body; a message for one is an echo."""
-    if not keep_known and known.digest != asked.digest:
+    if not asked.announced and known.digest != asked.digest:
         raise Conflict(
             f"round {asked.round_id} exists with another configuration; use a new round_id",
             code="round_exists",

@@ -44,7 +44,6 @@ _NOT_OFFERED = (
 """Fields of the original that this release refuses unless they have their zero value."""
 _KINDS = {"", "standard", "federated"}
 _MODES = {"", "infer", "train"}
-_ROUND_OVER = {"completed", "failed"}
 _UPDATED = ("name", "inputs", "priority", "metadata", "env", "image_url", "cli_args", "limits")
 """Fields that `PUT /tasks/{id}` changes where its body has them (the module apart)."""
 
@@ -177,13 +176,13 @@ class Tasks:
         if self._coordinator is None:
             return
         try:
-            state = await self._coordinator.round_state(task.round_id)
+            known = await self._coordinator.round(task.round_id)
         except PeerUnavailable as error:
             # The run waits; the coordinator has its say when the attempt is sent.
             logger().warning("round not checked", round_id=task.round_id, error=error.message)
             return
-        if state in _ROUND_OVER:
-            raise Conflict(f"round {task.round_id} is {state}; use a new ROUND_ID", code="round_closed")
+        if known is not None and known.over:
+            raise Conflict(f"round {task.round_id} is {known.state}; use a new ROUND_ID", code="round_closed")
 
     # --- proplets --------------------------------------------------------------------------------------
 

@@ -1,0 +1,114 @@
+"""Guests of a world: programs in Python behind `ports.Runtime`, chosen by the module's bytes.
+
+They take virtual time and are as deterministic as a sandbox: a trainer's update follows from its model, data
+and seed alone. Nothing here is Wasm; the ABI's environment is the same.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from random import Random
+from typing import Any
+
+from propeller.limits import GUEST_WALL_S_MAX
+from propeller.ports import GuestDone, GuestFailed, GuestJob, ImageModule
+
+MAGIC = b"\0asm\1\0\0\0"
+"""Every module begins with it, so that the manager's check holds in a world too."""
+
+TRAINER = MAGIC + b"trainer"
+ECHO = MAGIC + b"echo"
+TRAP = MAGIC + b"trap"
+LOOP = MAGIC + b"loop"
+TRAINER_IMAGE = "registry:5000/trainer:latest"
+ECHO_IMAGE = "registry:5000/echo:latest"
+
+
+class VirtualRuntime:
+    """Runs the guests above; `random` draws how long each run takes, up to `slow_s_max` virtual seconds."""
+
+    def __init__(self, random: Random, *, slow_s_max: float = 3.0) -> None:
+        self._random = random
+        self._slow_s_max = slow_s_max
+
+    async def run(self, job: GuestJob) -> GuestDone | GuestFailed:
+        """See `ports.Runtime`."""
+        program = _PROGRAMS.get(job.module)
+        if program is None:
+            return GuestFailed(kind="invalid_module", message="no such guest in this world")
+        try:
+            async with asyncio.timeout(job.limits.wall_s):
+                await asyncio.sleep(self._random.uniform(0.0, self._slow_s_max))
+                return await program(job)
+        except TimeoutError:
+            return GuestFailed(kind="timeout", message=f"over {job.limits.wall_s:g} s")
+
+    async def close(self) -> None:
+        """See `ports.Runtime`."""
+
+
+class VirtualImages:
+    """`ports.Images` with two images."""
+
+    async def fetch(self, reference: str) -> ImageModule:
+        """See `ports.Images`."""
+        content = {TRAINER_IMAGE: TRAINER, ECHO_IMAGE: ECHO}[reference]
+        digest = hashlib.sha256(content).hexdigest()
+        return ImageModule(
+            reference=reference, manifest_digest=f"sha256:{digest}", digest=digest, content=content
+        )
+
+
+async def _train(job: GuestJob) -> GuestDone | GuestFailed:
+    env = job.env
+    if not env.get("MODEL_DATA") or not env.get("DATASET_DATA"):
+        return GuestFailed(kind="exit", message="no model or no data: a trainer never makes them up")
+    update, loss = _step(json.loads(env["MODEL_DATA"]), json.loads(env["DATASET_DATA"]), env)
+    rows = json.loads(env["DATASET_DATA"])["data"]
+    said = {
+        "round_id": env["ROUND_ID"],
+        "proplet_id": env["PROPLET_ID"],
+        "base_model_uri": env["MODEL_URI"],
+        "num_samples": len(rows),
+        "metrics": {"loss": loss},
+        "update": update,
+    }
+    return GuestDone(stdout=json.dumps(said), stderr="")
+
+
+def _step(
+    model: Mapping[str, Any], dataset: Mapping[str, Any], env: Mapping[str, str]
+) -> tuple[dict[str, Any], float]:
+    """One pass of least squares in an order drawn from the seed: data, order and seed all show."""
+    w, b = list(model["w"]), float(model["b"])
+    rows = list(dataset["data"])
+    Random(int(env.get("SEED", "0"))).shuffle(rows)  # noqa: S311 - it must replay
+    loss = 0.0
+    for row in rows:
+        error = b + sum(wi * xi for wi, xi in zip(w, row["x"], strict=True)) - row["y"]
+        w = [wi - 0.01 * error * xi for wi, xi in zip(w, row["x"], strict=True)]
+        b -= 0.01 * error
+        loss += error * error / len(rows)
+    return {"w": w, "b": b}, loss
+
+
+async def _echo(job: GuestJob) -> GuestDone | GuestFailed:
+    return GuestDone(stdout=f"hello from {job.env.get('PROPLET_ID', '')}", stderr="")
+
+
+async def _trap(_job: GuestJob) -> GuestDone | GuestFailed:
+    return GuestFailed(kind="trap", message="unreachable executed")
+
+
+async def _loop(_job: GuestJob) -> GuestDone | GuestFailed:
+    await asyncio.sleep(GUEST_WALL_S_MAX)
+    return GuestFailed(kind="timeout", message="outlived every limit")
+
+
+_PROGRAMS: Mapping[bytes, Callable[[GuestJob], Awaitable[GuestDone | GuestFailed]]] = {
+    TRAINER: _train,
+    ECHO: _echo,
+    TRAP: _trap,
+    LOOP: _loop,
+}

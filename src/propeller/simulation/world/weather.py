@@ -1,0 +1,80 @@
+"""What goes wrong in a world: messages, requests and processes, all of it drawn from one seed.
+
+It decides when something fails, never what follows from it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from propeller.bus.memory import Delivery
+from propeller.http.memory import NO_FAULT, Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Climate:
+    """How bad the weather gets. Chances are per message or request; `crashes` and `cuts` are per world."""
+
+    message_lost: float = 0.1
+    message_repeated: float = 0.1
+    message_late: float = 0.2
+    late_s_max: float = 5.0
+    request_lost: float = 0.05
+    response_lost: float = 0.05
+    crashes: int = 6
+    cuts: int = 2
+    """Times that a proplet is cut off from the broker."""
+    storm_s: float = 60.0
+    """After this the sky is clear, so that every promise can be seen to be kept."""
+
+
+CALM = Climate(
+    message_lost=0,
+    message_repeated=0,
+    message_late=0,
+    request_lost=0,
+    response_lost=0,
+    crashes=0,
+    cuts=0,
+)
+"""No faults at all: the control."""
+
+
+class Weather:
+    """Draws faults from `random` until `clear` is called."""
+
+    def __init__(self, climate: Climate, random: Random) -> None:
+        self.climate = climate
+        self._random = random
+        self._clear = False
+
+    def clear(self) -> None:
+        """No faults from now on."""
+        self._clear = True
+
+    def deliveries(self, _delivery: Delivery) -> Sequence[float]:
+        """The delays (seconds) of each copy of a message that arrives; none if it is lost."""
+        if self._clear:
+            return (0.0,)
+        if self._chance(self.climate.message_lost):
+            return ()
+        copies = 1 + (self._random.randint(1, 4) if self._chance(self.climate.message_repeated) else 0)
+        return tuple(self._delay() for _ in range(copies))
+
+    def request(self, _method: str, _url: str) -> Fault:
+        """The fate of one HTTP request."""
+        if self._clear:
+            return NO_FAULT
+        if self._chance(self.climate.request_lost):
+            return Fault(lose="request")
+        if self._chance(self.climate.response_lost):
+            return Fault(lose="response")
+        return Fault(request_s=self._delay() / 10, response_s=self._delay() / 10)
+
+    def _chance(self, of_one: float) -> bool:
+        return self._random.random() < of_one
+
+    def _delay(self) -> float:
+        if not self._chance(self.climate.message_late):
+            return 0.0
+        return self._random.uniform(0.0, self.climate.late_s_max)

@@ -1,0 +1,264 @@
+"""The whole system in one process: manager, coordinator, aggregator, registry, data store, broker, proplets.
+
+Every shell is the real one, on in-memory ports under a virtual clock. What a node keeps on disk survives its
+crashes here too; everything else it forgets. The world is a pure function of its seed and climate.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any, TypeVar
+
+from propeller.bus.memory import MemoryBroker, MemoryBus
+from propeller.errors import Bug
+from propeller.federation.aggregator import app as aggregator
+from propeller.federation.coordinator import app as coordinator
+from propeller.federation.coordinator.settings import CoordinatorSettings
+from propeller.federation.data_store import app as data_store
+from propeller.federation.model_registry import app as model_registry
+from propeller.federation.offload import inline
+from propeller.http.memory import MemoryHttp
+from propeller.manager.app import Manager
+from propeller.manager.config import ManagerConfig
+from propeller.proplet.offload import at_once
+from propeller.proplet.place import Identity, PropletPorts
+from propeller.proplet.services import Services
+from propeller.proplet.settings import ServiceUrls
+from propeller.proplet.shell import Proplet
+from propeller.proplet.spool import MemorySpool
+from propeller.simulation.world.guests import VirtualImages, VirtualRuntime
+from propeller.simulation.world.loop import VirtualClock, VirtualLoop, run_virtual
+from propeller.simulation.world.node import Brittle, Node
+from propeller.simulation.world.weather import CALM, Climate, Weather
+from propeller.storage.coordinator_memory import MemoryCoordinatorStore
+from propeller.storage.dataset_store import MemoryDatasetStore
+from propeller.storage.manager_memory import MemoryManagerStore
+from propeller.storage.memory_blobs import MemoryBlobs
+from propeller.storage.model_store import MemoryModelStore
+from propeller.telemetry.logs import logger
+from propeller.wire.topics import Topics
+
+T = TypeVar("T")
+
+TOPICS = Topics("world", "fl")
+MANAGER = "http://manager:7070"
+COORDINATOR = "http://coordinator:8086"
+AGGREGATOR = "http://aggregator:8085"
+REGISTRY = "http://registry:8084"
+DATA_STORE = "http://data-store:8083"
+_URLS = ServiceUrls(manager=MANAGER, coordinator=COORDINATOR, model_registry=REGISTRY, data_store=DATA_STORE)
+_SECRET = b"a world's secret"
+_HEARTBEAT_S = 5.0
+_COMMIT_DEATH = 0.01
+"""Chance that a commit is the moment of a crash, while the storm lasts."""
+
+
+class World:
+    """A running world. Make one with `running`; `nodes` can be crashed and started by name."""
+
+    def __init__(self, seed: int, loop: VirtualLoop, *, proplets: int, climate: Climate) -> None:
+        self.seed = seed
+        self.clock = VirtualClock(loop)
+        self.weather = Weather(climate, self._random("weather"))
+        self.broker = MemoryBroker(decide=self.weather.deliveries)
+        self.http = MemoryHttp(self.weather.request)
+        """What the nodes use; loses requests as the weather goes."""
+        self.calm_http = MemoryHttp()
+        """What the world's observer uses: to the same servers, without weather."""
+        self.manager_store = MemoryManagerStore(self.clock)
+        self.manager_blobs = MemoryBlobs()
+        self.coordinator_store = MemoryCoordinatorStore()
+        self.coordinator_blobs = MemoryBlobs()
+        self.models = MemoryModelStore()
+        self.datasets = MemoryDatasetStore()
+        self.proplet_ids = [f"proplet-{number}" for number in range(1, proplets + 1)]
+        self.spools = {name: MemorySpool() for name in self.proplet_ids}
+        self.nodes = {node.name: node for node in self._make_nodes()}
+        self.manager: Manager | None = None
+        self._storm = self._random("storm")
+        self._commit_deaths = climate.crashes
+
+    def _random(self, purpose: str) -> Random:
+        """A generator of its own for each purpose, so that one's draws do not shift another's."""
+        return Random(f"{self.seed}/{purpose}")  # noqa: S311 - a world must replay, not keep secrets
+
+    def check_alive(self) -> None:
+        """Raise `Bug` if a node ended without being killed: no message or fault may do that."""
+        for node in self.nodes.values():
+            if node.failure is not None:
+                raise Bug(f"{node.name} died by itself in world {self.seed}") from node.failure
+
+    # --- nodes -----------------------------------------------------------------------------------------
+
+    def _make_nodes(self) -> list[Node]:
+        return [
+            Node("manager", self._live_manager, self._cuts("manager", MANAGER)),
+            Node("coordinator", self._live_coordinator, self._cuts("coordinator", COORDINATOR)),
+            Node("aggregator", self._live_aggregator, self._cuts("aggregator", AGGREGATOR)),
+            Node("registry", self._live_registry, self._cuts("registry", REGISTRY)),
+            Node("data-store", self._live_data_store, self._cuts("data-store", DATA_STORE)),
+            *(Node(name, self._proplet_life(name), self._cuts(name)) for name in self.proplet_ids),
+        ]
+
+    def _cuts(self, name: str, origin: str | None = None) -> list[Callable[[], None]]:
+        cuts: list[Callable[[], None]] = [lambda: self.broker.disconnect(name)]
+        if origin is not None:
+            cuts.append(lambda: self._unserve(origin))
+        return cuts
+
+    def _serve(self, origin: str, app: Any) -> None:
+        self.http.register(origin, app)
+        self.calm_http.register(origin, app)
+
+    def _unserve(self, origin: str) -> None:
+        self.http.unregister(origin)
+        self.calm_http.unregister(origin)
+
+    async def _serving(self, origin: str, app: Any, work: Awaitable[None] | None = None) -> None:
+        self._serve(origin, app)
+        try:
+            await (work if work is not None else asyncio.Event().wait())
+        finally:
+            self._unserve(origin)
+
+    def _dies(self, name: str) -> Callable[[], bool]:
+        def dies() -> bool:
+            raging = self.clock.now().mono_s < self.weather.climate.storm_s
+            if not raging or not self._commit_deaths or self._storm.random() >= _COMMIT_DEATH:
+                return False
+            self._commit_deaths -= 1
+            self.crash(name)
+            return True
+
+        return dies
+
+    async def _live_manager(self) -> None:
+        config = ManagerConfig(
+            topics=TOPICS,
+            heartbeat_s=_HEARTBEAT_S,
+            public_url=MANAGER,
+            coordinator_url=COORDINATOR,
+            model_registry_url=REGISTRY,
+            data_store_url=DATA_STORE,
+            fl_secret=_SECRET,
+        )
+        boot = self.nodes["manager"].crashes
+        manager = Manager(
+            config,
+            store=Brittle(self.manager_store, self._dies("manager")),
+            blobs=self.manager_blobs,
+            bus=MemoryBus(self.broker, "manager", random=self._random(f"manager bus {boot}")),
+            http=self.http,
+            clock=self.clock,
+            random=self._random(f"manager {boot}"),
+            offload=inline,
+        )
+        await manager.recover()
+        self.manager = manager
+        await self._serving(MANAGER, manager.app, manager.run())
+
+    async def _live_coordinator(self) -> None:
+        boot = self.nodes["coordinator"].crashes
+        built, app = await coordinator.build(
+            settings=CoordinatorSettings(
+                topics=TOPICS, registry_url=REGISTRY, aggregator_url=AGGREGATOR, token_secret=_SECRET
+            ),
+            store=Brittle(self.coordinator_store, self._dies("coordinator")),
+            blobs=self.coordinator_blobs,
+            bus=MemoryBus(self.broker, "coordinator", random=self._random(f"coordinator bus {boot}")),
+            http=self.http,
+            clock=self.clock,
+            offload=inline,
+            random=self._random(f"coordinator {boot}"),
+        )
+        await self._serving(COORDINATOR, app, built.run())
+
+    async def _live_aggregator(self) -> None:
+        await self._serving(AGGREGATOR, aggregator.build(offload=inline))
+
+    async def _live_registry(self) -> None:
+        await model_registry.seed(self.models, self.clock)
+        app = model_registry.build(store=self.models, clock=self.clock, offload=inline)
+        await self._serving(REGISTRY, app)
+
+    async def _live_data_store(self) -> None:
+        await self._serving(DATA_STORE, data_store.build(store=self.datasets, offload=inline))
+
+    def _proplet_life(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def live() -> None:
+            boot = self.nodes[name].crashes
+            ports = PropletPorts(
+                bus=MemoryBus(self.broker, name, random=self._random(f"{name} bus {boot}")),
+                http=self.http,
+                images=VirtualImages(),
+                runtime=VirtualRuntime(self._random(f"{name} runtime {boot}")),
+                spool=self.spools[name],
+                clock=self.clock,
+                random=self._random(f"{name} {boot}"),
+                offload=at_once,
+                log=logger(),
+            )
+            identity = Identity(id=name, topics=TOPICS, heartbeat_s=_HEARTBEAT_S)
+            await Proplet(identity, ports, services=Services(_URLS)).run()
+
+        return live
+
+    # --- trouble ---------------------------------------------------------------------------------------
+
+    def crash(self, name: str, *, down_s: float | None = None) -> None:
+        """Kill a node now and start it again after `down_s` virtual seconds (default: drawn)."""
+        node = self.nodes[name]
+        node.crash()
+        pause_s = self._storm.uniform(0.1, 8.0) if down_s is None else down_s
+        asyncio.get_running_loop().call_later(pause_s, node.start)
+
+    async def _rage(self) -> None:
+        """Crash and cut off nodes at drawn moments until the storm is over, then clear the sky."""
+        climate = self.weather.climate
+        moments = sorted(
+            (self._storm.uniform(2.0, climate.storm_s), kind)
+            for kind in ["crash"] * climate.crashes + ["cut"] * climate.cuts
+        )
+        for at_s, kind in moments:
+            await asyncio.sleep(max(0.0, at_s - self.clock.now().mono_s))
+            if kind == "crash":
+                self.crash(self._storm.choice(sorted(self.nodes)))
+            else:
+                self.broker.partition(self._storm.choice(self.proplet_ids), self._storm.uniform(1.0, 40.0))
+        await asyncio.sleep(max(0.0, climate.storm_s - self.clock.now().mono_s))
+        self.weather.clear()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Every node started and the storm let loose, until the end of the block."""
+        for node in self.nodes.values():
+            node.start()
+        async with asyncio.TaskGroup() as group:
+            storm = group.create_task(self._rage())
+            try:
+                yield
+            finally:
+                storm.cancel()
+        self.check_alive()
+
+
+def run_world(
+    seed: int,
+    story: Callable[[World], Awaitable[T]],
+    *,
+    proplets: int = 3,
+    climate: Climate = CALM,
+) -> T:
+    """Make the world of `seed`, live `story` in it, and return what the story returns.
+
+    Raises `Bug` if a node dies by itself, and what the story raises.
+    """
+    loop = VirtualLoop()
+
+    async def main() -> T:
+        world = World(seed, loop, proplets=proplets, climate=climate)
+        async with world.running():
+            return await story(world)
+
+    return run_virtual(main(), loop)
