@@ -363,6 +363,9 @@ static void print_member(const char *name, const char *value) {
 static void print_update(const model_t *model, const data_t *data, const char *round_id) {
     double accuracy;
     double loss = evaluate(model, data, &accuracy);
+    if (!isfinite(loss)) {
+        die("training diverged: the loss is not finite; a smaller lr may help");
+    }
     putchar('{');
     print_member("round_id", round_id);
     print_member("proplet_id", environment("PROPLET_ID", "proplet-unknown"));

@@ -56,7 +56,7 @@ class CompileCache:
         """The entry of that name if it is there and authentic."""
         try:
             descriptor = os.open(self._directory / (name + _CODE), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
+        except OSError:
             return None
         if self._authentic(name, descriptor):
             with suppress(OSError):

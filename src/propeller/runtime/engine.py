@@ -3,6 +3,7 @@
 It decides features and determinism; it knows nothing of jobs, files or host functions.
 """
 
+import ctypes
 import hashlib
 import platform
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 
 import wasmtime
 from wasmtime import Config, Engine
+from wasmtime import _bindings as c_api
 
 from propeller.runtime.linear import LinearMemories
 
@@ -18,6 +20,7 @@ MEMORY_RESERVATION_BYTES: Final = 4 * 1024**3
 MEMORY_GUARD_BYTES: Final = 32 * 1024**2
 TABLES_MAX: Final = 16
 MEMORIES_MAX: Final = 16
+_HOST_PART_BYTES: Final = 2 * 1024**2
 
 _SETTINGS: Final = (
     # Time limits by epoch; a guest's arithmetic is the same on every machine, NaN payloads included.
@@ -46,9 +49,17 @@ class Sandbox:
         config = Config()
         for name, value in _SETTINGS:
             setattr(config, name, value)
-        config.max_wasm_stack = stack_bytes
+        _allow_stack(config, stack_bytes)
         self.memories.install(config)
         self.engine = Engine(config)
+
+
+def _allow_stack(config: Config, stack_bytes: int) -> None:
+    """Set the guest's stack, and the engine's bound on it, which the Python package leaves unbound."""
+    set_bound = c_api.dll.wasmtime_config_async_stack_size_set  # type: ignore[attr-defined]
+    set_bound.restype, set_bound.argtypes = None, [ctypes.c_void_p, ctypes.c_uint64]
+    set_bound(config.ptr(), stack_bytes + _HOST_PART_BYTES)
+    config.max_wasm_stack = stack_bytes
 
 
 def fingerprint() -> str:

@@ -114,7 +114,7 @@ def _parse(entry: str, kind: str, text: str) -> int | float:
     try:
         return _PARSERS[kind](text)
     except KeyError:
-        raise Unfit(f"`{entry}` has a parameter of type {kind}, which no text input can be") from None
+        raise Unfit(f"`{entry}` has a parameter of type {kind}, which no text input becomes") from None
     except ValueError:
         raise Unfit(f"`{entry}` takes an {kind}; the input {text[:80]!r} is none") from None
 

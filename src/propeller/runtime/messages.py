@@ -5,7 +5,7 @@ follow their announcement raw. The module knows neither asyncio nor wasmtime: bo
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -23,8 +23,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
 
     digest: str
     name: str
-    args: Sequence[str]
-    inputs: Sequence[str]
+    args: tuple[str, ...]
+    inputs: tuple[str, ...]
     env: Mapping[str, str]
     host_strings: Mapping[str, str]
     files: str | None

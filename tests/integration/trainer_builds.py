@@ -1,0 +1,62 @@
+"""Builds the example trainers with the compilers that PyPI offers. No test lives here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TRAINERS = ROOT / "examples" / "trainers"
+SHIPPED = ROOT / "src" / "propeller" / "roles" / "assets" / "logreg.wasm"
+
+
+def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    result = subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def build_logreg(directory: Path) -> Path:
+    """The C trainer, by its own Makefile, with the compiler's caches in `directory`."""
+    built = directory / "logreg.wasm"
+    caches = {
+        "ZIG_GLOBAL_CACHE_DIR": str(directory / "global"),
+        "ZIG_LOCAL_CACHE_DIR": str(directory / "local"),
+    }
+    _run(["make", "-s", f"PYTHON={sys.executable}", f"OUT={built}"], TRAINERS / "logreg", caches)
+    return built
+
+
+def build_stranger(directory: Path) -> Path:
+    """The Go program, as a stranger would build it, with the compiler's caches in `directory`."""
+    built = directory / "stranger.wasm"
+    environment = {
+        "GOOS": "wasip1",
+        "GOARCH": "wasm",
+        "GOFLAGS": "-mod=mod",
+        "GOTOOLCHAIN": "local",
+        "GOCACHE": str(directory / "cache"),
+        "GOPATH": str(directory / "path"),
+        "HOME": str(directory),
+    }
+    go = [sys.executable, "-c", "from go import main; main()"]
+    _run([*go, "build", "-trimpath", "-o", str(built), "."], TRAINERS / "stranger-go", environment)
+    return built
+
+
+def round_environment(
+    w: list[float], rows: list[tuple[list[float], int]], **hyperparams: Any
+) -> dict[str, str]:
+    """The environment ABI for one round: a model of zeros and `w`, the rows, the hyperparameters."""
+    data = {"data": [{"x": x, "y": y} for x, y in rows], "size": len(rows)}
+    return {
+        "ROUND_ID": "r1",
+        "PROPLET_ID": "p1",
+        "MODEL_URI": "fl/models/global_model_v0",
+        "MODEL_DATA": json.dumps({"w": w, "b": 0, "version": 0}),
+        "DATASET_DATA": json.dumps(data),
+        "HYPERPARAMS": json.dumps(hyperparams),
+    }
