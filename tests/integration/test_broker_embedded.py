@@ -439,6 +439,25 @@ async def test_credentials_change_under_a_running_broker(site: Site, watcher: Wa
     await _still_serves(site, watcher, b"sign")
 
 
+async def test_a_kept_session_does_not_keep_old_rights(site: Site, watcher: Watcher) -> None:
+    """Who subscribed as a manager and comes back as a proplet hears only what a proplet may."""
+    everything = b"\0\1" + encode_text(f"{T.base}/#") + b"\0"
+    site.keys["x1"] = site.store.add(Kind.MANAGER, "x1")
+    raw = await Raw.enter(site, "x1", clean=False)
+    raw.writer.write(b"\x82" + encode_length(len(everything)) + everything)
+    assert await raw.take(5) == b"\x90\x03\0\1\0"
+    await raw.close()
+    site.store.remove("x1")
+    site.keys["x1"] = site.store.add(Kind.PROPLET, "x1")
+    raw = await Raw.dial(site, site.connect("x1", clean=False))
+    assert await raw.take(4) == b"\x20\x02\1\0"
+    assert await watcher.bus.publish(Message(T.from_manager("start", "p1"), b"not for x1"))
+    assert await watcher.bus.publish(Message(T.from_manager("start", "x1"), b"for x1"))
+    expected = encode_publish(T.from_manager("start", "x1"), b"for x1", packet_id=None, retain=False)
+    assert await raw.take(len(expected)) == expected
+    await raw.close()
+
+
 async def test_retained_messages_outlive_the_broker(tmp_path: Path) -> None:
     """Stopped and started on the same data, the broker gives what was retained and not what was cleared."""
     site = Site(tmp_path)

@@ -7,6 +7,7 @@ not read costs at most its outbox, and nobody else's time. Knows no topics and n
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from amqtt.adapters import ReaderAdapter, WriterAdapter
@@ -17,10 +18,12 @@ from propeller.broker.packets import (
     MORE,
     Head,
     Packet,
+    Publish,
     check_body,
     encode_length,
     encode_publish,
     parse_head,
+    parse_publish,
     publish_head_bytes,
 )
 from propeller.broker.principals import Rights
@@ -34,6 +37,8 @@ _PACKETS_PER_TURN = 32
 _PACKET_ID_MAX = 65_535
 _CLOSE_S = 2.0
 """What a closing connection has to take its last bytes."""
+Publisher = Callable[[Head, Publish], Awaitable[None]]
+"""Takes a message of quality of service 0 or 1 on to its receivers, without giving up the loop."""
 _GONE = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
 
@@ -64,28 +69,37 @@ class Frames:
 
     def __init__(self, stream: asyncio.StreamReader, silence_s: float | None) -> None:
         self._stream = stream
+        self._buffer = b""
+        self._at = 0
         self.silence_s = silence_s
 
     async def head(self) -> tuple[Head, int]:
         """The next packet's head and the length of its body."""
-        async with asyncio.timeout(self.silence_s):
-            head = parse_head((await self._stream.readexactly(1))[0])
-            length = 0
-            for place in range(LENGTH_BYTES_MAX):
-                byte = (await self._stream.readexactly(1))[0]
-                length |= (byte & ~MORE) << 7 * place
-                if not byte & MORE:
-                    return head, length
+        head = parse_head((await self.body(1))[0])
+        length = 0
+        for place in range(LENGTH_BYTES_MAX):
+            byte = (await self.body(1))[0]
+            length |= (byte & ~MORE) << 7 * place
+            if not byte & MORE:
+                return head, length
         raise DecodeError("a packet length of more than four bytes")
 
     async def body(self, length: int) -> bytes:
         """That many bytes; on a slow line each piece may take `silence_s`."""
+        end = self._at + length
+        if end <= len(self._buffer):
+            taken = self._buffer[self._at : end]
+            self._at = end
+            return taken
         pieces = []
         while length:
-            async with asyncio.timeout(self.silence_s):
-                pieces.append(await self._stream.readexactly(min(length, _CHUNK_BYTES)))
-            length -= len(pieces[-1])
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if self._at == len(self._buffer):
+                await self._fill()
+            piece = self._buffer[self._at : self._at + length]
+            self._at += len(piece)
+            length -= len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
 
     async def skip(self, length: int) -> None:
         """Let that many bytes pass without keeping them."""
@@ -95,6 +109,13 @@ class Frames:
     def end(self) -> None:
         """Wake whoever waits for bytes: no more will come."""
         self._stream.feed_eof()
+
+    async def _fill(self) -> None:
+        async with asyncio.timeout(self.silence_s):
+            self._buffer = await self._stream.read(_CHUNK_BYTES)
+        self._at = 0
+        if not self._buffer:
+            raise asyncio.IncompleteReadError(b"", None)
 
 
 async def read_connect(frames: Frames) -> bytes:
@@ -149,12 +170,15 @@ class Outbox(WriterAdapter):  # type: ignore[misc]  # amqtt has no types
 class Inlet(ReaderAdapter):  # type: ignore[misc]  # amqtt has no types
     """The way from the client, as the engine reads it: checked packets, byte by byte, then the end."""
 
-    def __init__(self, first: bytes, frames: Frames, outbox: Outbox, traffic: Traffic) -> None:
+    def __init__(
+        self, first: bytes, frames: Frames, outbox: Outbox, traffic: Traffic, publish: Publisher
+    ) -> None:
         self._held = first
         self._at = 0
         self._frames = frames
         self._outbox = outbox
         self._traffic = traffic
+        self._publish = publish
         self._ended = False
         self.over = asyncio.Event()
         """Set once the stream has ended and the engine has taken up all that came before."""
@@ -212,8 +236,7 @@ class Inlet(ReaderAdapter):  # type: ignore[misc]  # amqtt has no types
             raise DecodeError(f"{head.packet.name} of {length} bytes")
         else:
             body = await self._frames.body(length) if length else b""
-        check_body(head, body)
-        if self._settles(head, body):
+        if await self._settles(head, body):
             return None
         return bytes([head.packet << 4 | head.flags]) + encode_length(length) + body
 
@@ -226,15 +249,26 @@ class Inlet(ReaderAdapter):  # type: ignore[misc]  # amqtt has no types
             answer = Packet.PUBACK if head.qos == 1 else Packet.PUBREC
             self._outbox.write(bytes([answer << 4, 2]) + name[-2:])
 
-    def _settles(self, head: Head, body: bytes) -> bool:
-        """Deal with what the engine need not see. Deliveries are not repeated, so their receipts end here."""
+    async def _settles(self, head: Head, body: bytes) -> bool:
+        """Check a packet, and deal with it if amqtt need not see it.
+
+        Messages of quality of service 0 and 1 take the short way: amqtt's has a task for each and is several
+        times slower. Deliveries are not repeated, so their receipts end here.
+        """
+        if head.packet is Packet.PUBLISH and head.qos <= 1:
+            message = parse_publish(head, body)
+            await self._publish(head, message)
+            if head.qos:
+                self._outbox.write(bytes([Packet.PUBACK << 4, 2]) + message.packet_id.to_bytes(2, "big"))
+            return True
+        check_body(head, body)
         match head.packet:
             case Packet.DISCONNECT:
                 self._ended = self.said_goodbye = True
                 return True
             case Packet.CONNECT:
                 raise DecodeError("a second CONNECT")
-            case Packet.PUBLISH if head.qos == 2:  # noqa: PLR2004 - a quality of service, by name
+            case Packet.PUBLISH:
                 self._unreleased.add(_packet_id(body, publish_head_bytes(body, head.qos) - 2))
             case Packet.PUBREL if (packet_id := _packet_id(body, 0)) in self._unreleased:
                 self._unreleased.discard(packet_id)

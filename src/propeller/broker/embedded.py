@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Self
 
 from propeller import limits
-from propeller.broker.connect import ForeignProtocol, Refusal, admit, parse_connect
+from propeller.broker.connect import Connect, ForeignProtocol, Refusal, admit, parse_connect
 from propeller.broker.connection import Connection, Frames, Inlet, Outbox, Traffic, read_connect
 from propeller.broker.credentials import CredentialStore
 from propeller.broker.engine import LISTENER, Engine
+from propeller.broker.packets import Head, Publish
+from propeller.broker.principals import Rights
 from propeller.broker.retained import RetainedStore
 from propeller.errors import DecodeError, EnvironmentError_, PortInUse
 
@@ -161,13 +163,23 @@ class EmbeddedBroker:
             older.end()
             await older.finished.wait()
         frames.silence_s = asked.keep_alive_s * limits.MQTT_KEEPALIVE_FACTOR or None
-        return Connection(
+        return self._connection(connect, rights, frames, outbox)
+
+    def _connection(self, connect: Connect, rights: Rights, frames: Frames, outbox: Outbox) -> Connection:
+        async def publish(head: Head, message: Publish) -> None:
+            if self._engine:
+                await self._engine.accept(
+                    connection, message.topic, message.payload, qos=head.qos, retain=head.retain
+                )
+
+        connection = Connection(
             client_id=connect.client_id,
             rights=rights,
             mark=self._store.mark(rights.id),
-            inlet=Inlet(connect.encode(), frames, outbox, self.traffic),
+            inlet=Inlet(connect.encode(), frames, outbox, self.traffic, publish),
             outbox=outbox,
         )
+        return connection
 
     def _refuse(self, outbox: Outbox, refusal: Refusal) -> None:
         self.traffic.refused += 1

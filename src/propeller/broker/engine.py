@@ -121,6 +121,18 @@ class Engine(Broker):  # type: ignore[misc]  # amqtt has no types
         if self._disk:
             await self._disk.close()
 
+    async def accept(
+        self, connection: Connection, topic: str, payload: bytes, *, qos: int, retain: bool
+    ) -> None:
+        """Give a client's message to everybody who may have it, without once giving up the loop."""
+        self._traffic.published += 1
+        if not connection.rights.permits(Action.PUBLISH, topic):
+            self._traffic.denied += 1
+            return
+        self._fan_out(topic, payload, qos)
+        if retain:
+            await self.retain_message(None, topic, payload, qos)
+
     # amqtt's inside ------------------------------------------------------------------------------------
     async def _session_monitor(self) -> None:
         """Nothing to watch: each connection's end cleans up after itself."""
@@ -195,14 +207,10 @@ class Engine(Broker):  # type: ignore[misc]  # amqtt has no types
             await self._handle_unsubscription(session, handler, asked)
 
     async def _route(self, session: Session, message: ApplicationMessage) -> None:
-        """Give a published message to everybody who may have it, without once giving up the loop."""
-        self._traffic.published += 1
-        if not await self._topic_filtering(session, message.topic, AmqttAction.PUBLISH):
-            return
-        payload = bytes(message.data)
-        self._fan_out(message.topic, payload, message.qos or 0)
-        if message.publish_packet and message.publish_packet.retain_flag:
-            await self.retain_message(session, message.topic, payload, message.qos)
+        """A message that came through amqtt: one of quality of service 2."""
+        if connection := self._connections.get(session.client_id or ""):
+            retain = bool(message.publish_packet and message.publish_packet.retain_flag)
+            await self.accept(connection, message.topic, bytes(message.data), qos=message.qos, retain=retain)
 
     async def _broadcast_message(
         self, session: Session | None, topic: str | None, data: bytes | None, force_qos: int | None = None

@@ -59,6 +59,11 @@ class Head:
         """Quality of service; of meaning for PUBLISH only."""
         return self.flags >> 1 & 3
 
+    @property
+    def retain(self) -> bool:
+        """Whether to retain; of meaning for PUBLISH only."""
+        return bool(self.flags & 1)
+
 
 def parse_head(first: int) -> Head:
     """Take apart a packet's first byte. Raises `DecodeError` for what no client may send."""
@@ -71,12 +76,30 @@ def parse_head(first: int) -> Head:
     return head
 
 
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A PUBLISH's content. `packet_id` is 0 for quality of service 0."""
+
+    topic: str
+    packet_id: int
+    payload: bytes
+
+
+def parse_publish(head: Head, body: bytes) -> Publish:
+    """Decode a PUBLISH's body. Raises `DecodeError`."""
+    cursor = Cursor(body)
+    if not is_topic(topic := cursor.text()):
+        raise DecodeError(f"{topic[:80]!r} is not a topic to publish on")
+    packet_id = cursor.packet_id() if head.qos else 0
+    return Publish(topic, packet_id, cursor.rest())
+
+
 def check_body(head: Head, body: bytes) -> None:
     """Raise `DecodeError` unless `body` is exactly one lawful body of such a packet (but CONNECT's)."""
     cursor = Cursor(body)
     match head.packet:
         case Packet.PUBLISH:
-            _check_publish(cursor, head.qos)
+            parse_publish(head, body)
             return
         case Packet.SUBSCRIBE | Packet.UNSUBSCRIBE:
             _check_filters(cursor, with_qos=head.packet is Packet.SUBSCRIBE)
@@ -86,13 +109,6 @@ def check_body(head: Head, body: bytes) -> None:
             pass
     if not cursor.at_end:
         raise DecodeError(f"{head.packet.name} has bytes behind its end")
-
-
-def _check_publish(cursor: "Cursor", qos: int) -> None:
-    if not is_topic(topic := cursor.text()):
-        raise DecodeError(f"{topic[:80]!r} is not a topic to publish on")
-    if qos:
-        cursor.packet_id()
 
 
 def _check_filters(cursor: "Cursor", *, with_qos: bool) -> None:
@@ -156,6 +172,10 @@ class Cursor:
             raise DecodeError("a packet that ends before its content does")
         self._at += count
         return taken
+
+    def rest(self) -> bytes:
+        """All that is left."""
+        return self.take(len(self._body) - self._at)
 
     def byte(self) -> int:
         """The next byte."""
