@@ -25,6 +25,8 @@ class TaskRecord:
     run: Run | None = None
     results: bytes | None = None
     """JSON; None unless asked for and present."""
+    latest_run: int = 0
+    """The highest run number ever given to this id, deleted tasks of the same id included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,6 +139,15 @@ async def test_deleting_a_task_deletes_its_runs(store):
         await store.task("t")
 
 
+async def test_run_numbers_of_an_id_are_never_given_twice(store):
+    """A proplet remembers (task, run, attempt): a new task of an old id must not repeat them."""
+    await store.commit([SaveTask(task=task(), new=True), SaveRun(run=run(3), cause="x")])
+    await store.commit([DropTask(task_id="t")])
+    await store.commit([SaveTask(task=task(), new=True)])
+    record = await store.task("t")
+    assert (record.latest_run, record.run) == (3, None)
+
+
 async def test_proplets_keep_their_order(store):
     """Round robin goes by registration, also after a restart."""
     for name, at in (("b", 1.0), ("a", 2.0)):

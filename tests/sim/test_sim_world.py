@@ -44,7 +44,7 @@ def test_a_world_replays_exactly():
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
 def test_every_promise_holds_in_bad_weather(first, calm_hashes):
-    """Crashes, cuts, losses, repeats, delays: every accepted task ends, no update counts twice (R1, M1 to M5).
+    """Crashes, cuts, losses, repeats, delays: accepted tasks end, no update counts twice (R1, M1 to M5).
 
     With seeded trainers and k = n the models are those of the calm world, to the bit.
     """

@@ -160,7 +160,7 @@ class Tasks:
                 )
             if task.federated and cause == "user":
                 await self._check_round(task)
-            number = record.run.number + 1 if record.run else 1
+            number = record.latest_run + 1
             await self._shell.submit(e.StartRequested(task=task, number=number, cause=cause))
 
     async def stop(self, task_id: str, *, reason: str = "stopped by user", cause: str = "user") -> None:

@@ -22,6 +22,7 @@ class MemoryManagerStore:
         self.tasks_by_id: dict[str, Task] = {}
         self.runs: dict[tuple[str, int], tuple[Run, Instant]] = {}
         self.results: dict[tuple[str, int], bytes] = {}
+        self._latest: dict[str, int] = {}
         self._proplets: dict[str, Proplet] = {}
         self._launches: dict[str, Launch] = {}
 
@@ -49,6 +50,7 @@ class MemoryManagerStore:
                 if run.task_id not in self.tasks_by_id:
                     raise Bug(f"a run of no task: {run!r}")
                 self.runs[run.key] = (run, self._clock.now())
+                self._latest[run.task_id] = max(run.number, self._latest.get(run.task_id, 0))
                 if results is not None:
                     self.results[run.key] = results
             case SaveProplet(proplet=proplet):
@@ -68,11 +70,11 @@ class MemoryManagerStore:
             self.results.pop(key, None)
 
     def _record(self, task: Task, *, results: bool) -> TaskRecord:
-        number = max((key[1] for key in self.runs if key[0] == task.id), default=0)
-        if not number:
-            return TaskRecord(task=task)
-        found = self.results.get((task.id, number)) if results else None
-        return TaskRecord(task=task, run=self.runs[task.id, number][0], results=found)
+        latest = self._latest.get(task.id, 0)
+        if (task.id, latest) not in self.runs:
+            return TaskRecord(task=task, latest_run=latest)
+        found = self.results.get((task.id, latest)) if results else None
+        return TaskRecord(task=task, run=self.runs[task.id, latest][0], results=found, latest_run=latest)
 
     async def task(self, task_id: str, *, results: bool = False) -> TaskRecord:
         """See `stores.ManagerStore`."""

@@ -137,6 +137,7 @@ def rearmed(run: Run, saved: Instant, now: Instant) -> Run:
 def _record(row: sqlite3.Row, *, results: bool) -> TaskRecord:
     return TaskRecord(
         task=_task(row["task"]),
+        latest_run=row["latest_run"],
         run=None if row["run"] is None else _run(row["run"]),
         results=row["results"] if results else None,
     )
@@ -175,6 +176,7 @@ def round_taken(round_id: str) -> Conflict:
 
 
 def _drop_task(change: DropTask, _now: Instant, connection: sqlite3.Connection) -> None:
+    connection.execute(_SQL.retire_task, {"id": change.task_id})
     connection.execute(_SQL.delete_task, {"id": change.task_id})
 
 

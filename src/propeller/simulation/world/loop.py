@@ -82,7 +82,7 @@ def run_virtual(main: Coroutine[Any, Any, T], loop: VirtualLoop) -> T:
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
-        if left:  # of nothing, `gather` would make a future of another loop
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        if left:  # `wait` refuses an empty set
+            loop.run_until_complete(asyncio.wait(left))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()

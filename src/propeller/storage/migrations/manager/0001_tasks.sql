@@ -11,6 +11,12 @@ CREATE TABLE tasks (
 
 CREATE INDEX tasks_by_age ON tasks (created_at DESC, id);
 
+-- Run numbers of an id are never given twice, also after its task was deleted: a proplet remembers them.
+CREATE TABLE retired (
+    id          TEXT PRIMARY KEY,
+    latest_run  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE runs (
     task_id     TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
     number      INTEGER NOT NULL,

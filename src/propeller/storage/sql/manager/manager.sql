@@ -1,9 +1,17 @@
 -- name: insert_task
--- A new definition; fails when the id is taken.
-INSERT INTO tasks (id, created_at, metadata, body) VALUES (:id, :created_at, :metadata, :body);
+-- A new definition; fails when the id is taken. Its runs go on counting where an earlier task of the id ended.
+INSERT INTO tasks (id, created_at, metadata, latest_run, body)
+VALUES (
+    :id, :created_at, :metadata, coalesce((SELECT latest_run FROM retired WHERE id = :id), 0), :body
+);
 
 -- name: update_task
 UPDATE tasks SET metadata = :metadata, body = :body WHERE id = :id;
+
+-- name: retire_task
+-- Remembers how far an id has counted, before its task is deleted.
+INSERT INTO retired (id, latest_run) SELECT id, latest_run FROM tasks WHERE id = :id AND latest_run > 0
+ON CONFLICT (id) DO UPDATE SET latest_run = excluded.latest_run;
 
 -- name: delete_task
 -- Its runs go with it.
@@ -26,13 +34,13 @@ UPDATE tasks SET latest_run = :number WHERE id = :task_id AND latest_run < :numb
 
 -- name: select_task
 -- One task with its latest run.
-SELECT tasks.body AS task, runs.body AS run, runs.results AS results
+SELECT tasks.body AS task, tasks.latest_run, runs.body AS run, runs.results AS results
 FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.latest_run
 WHERE tasks.id = :id;
 
 -- name: list_tasks
 -- A page, newest first; the filter holds when every key of :metadata has the same value in the task's.
-SELECT tasks.body AS task, runs.body AS run, runs.results AS results
+SELECT tasks.body AS task, tasks.latest_run, runs.body AS run, runs.results AS results
 FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.latest_run
 WHERE NOT EXISTS (
     SELECT 1 FROM json_each(:metadata) AS wanted
