@@ -1,4 +1,4 @@
-"""`propeller up` and a command for every role alone. Flags become settings; `propeller.roles` does the rest."""
+"""`propeller up` and a command for every role alone: flags become settings, `propeller.roles` runs them."""
 
 import os
 from collections.abc import Mapping
@@ -63,6 +63,7 @@ def up(
     slots: Annotated[int | None, typer.Option(min=1, help="Tasks that one worker runs at once (1).")] = None,
     settings: Settings = None,
     log_level: Level = None,
+    parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
 ) -> None:
     """Start the whole system on this machine and leave it running until Ctrl-C."""
     from propeller.roles.foreground import run_up
@@ -75,7 +76,7 @@ def up(
         "model_registry_port": model_registry_port, "data_store_port": data_store_port,
         "registry_port": registry_port, "mqtt_port": mqtt_port,
     }  # fmt: skip
-    run_up(_told(flags, settings, config))
+    run_up(_told(flags, settings, config), parent=parent)
 
 
 def manager(
@@ -96,8 +97,8 @@ def manager(
 
     flags = {
         "host": host, "port": port, "data_dir": _text(data_dir), "mqtt_address": mqtt_address,
-        "public_url": public_url, "coordinator_url": coordinator_url, "model_registry_url": model_registry_url,
-        "data_store_url": data_store_url, "log_level": log_level,
+        "public_url": public_url, "coordinator_url": coordinator_url,
+        "model_registry_url": model_registry_url, "data_store_url": data_store_url, "log_level": log_level,
     }  # fmt: skip
     standalone.manager(_told(flags, settings, config))
 
@@ -212,8 +213,12 @@ def proplet(
     coordinator_url: Annotated[str | None, typer.Option()] = None,
     model_registry_url: Annotated[str | None, typer.Option()] = None,
     data_store_url: Annotated[str | None, typer.Option()] = None,
-    allowed_origins: Annotated[str | None, typer.Option(help="More service origins, comma list.")] = None,
-    insecure_registries: Annotated[str | None, typer.Option(help="Plain HTTP, comma list.")] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option("--allow-origin", help="http://HOST:PORT that tasks may name, or *.")
+    ] = None,
+    insecure_registry: Annotated[
+        list[str] | None, typer.Option("--insecure-registry", help="HOST:PORT reached by plain HTTP.")
+    ] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Tasks run at once (1).")] = None,
     heartbeat: Annotated[str | None, typer.Option(help="Such as 10s.")] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
@@ -228,8 +233,9 @@ def proplet(
         "section": section, "data": _text(data), "data_dir": _text(data_dir), "spool": _text(spool),
         "mqtt_address": mqtt_address, "manager_url": manager_url, "coordinator_url": coordinator_url,
         "model_registry_url": model_registry_url, "data_store_url": data_store_url,
-        "allowed_origins": allowed_origins, "insecure_registries": insecure_registries, "slots": slots,
-        "heartbeat": heartbeat, "metrics_port": metrics_port, "metrics": metrics, "log_level": log_level,
+        "allowed_origins": allow_origin or None, "insecure_registries": insecure_registry or None,
+        "slots": slots, "heartbeat": heartbeat, "metrics_port": metrics_port, "metrics": metrics,
+        "log_level": log_level,
     }  # fmt: skip
     run_device(_told(flags, settings, config))
 

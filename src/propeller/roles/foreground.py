@@ -6,15 +6,17 @@ from pathlib import Path
 from propeller import limits
 from propeller.bus.address import parse_address
 from propeller.roles.layout import data_dir
-from propeller.roles.process import run
+from propeller.roles.process import end_with_parent, run
 from propeller.roles.settings import PORTS, Told, UpRole, aliases_of, level_of
 from propeller.roles.up import System, system
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - only when the user says by --advertise that others come from outside
 
 
-def run_up(told: Told) -> None:
-    """Run everything until told to stop."""
+def run_up(told: Told, *, parent: int | None = None) -> None:
+    """Run everything until told to stop, or until the process `parent` ends."""
+    if parent is not None:
+        end_with_parent(parent)
     settings = up_of(told)
 
     async def work() -> None:
