@@ -142,6 +142,8 @@ TENSORS_JSON_ELEMENTS_MAX = HTTP_BODY_BYTES_MAX // 2
 """Numbers in one JSON or CBOR model: a body's worth at two bytes each. CBOR can name one list many times."""
 HYPERPARAMS_BYTES_MAX = 64 * 1024
 """Hyperparameters as compact JSON: they travel in each task's environment."""
+IMAGE_REFERENCE_CHARS_MAX = 2048
+"""An image reference or URL as an experiment names it: it is part of every round's start message."""
 ROUND_LAUNCH_S = 600.0
 """How long a later round of an experiment waits for the manager to create its tasks."""
 ROUND_MANUAL_TIMEOUT_S = 600.0

@@ -9,7 +9,6 @@ import json
 from random import Random
 
 from federation_world import Services
-
 from propeller.bus.memory import MemoryBroker, MemoryBus
 from propeller.federation.coordinator import app
 from propeller.federation.coordinator.settings import CoordinatorSettings

@@ -129,6 +129,7 @@ BAD_EXPERIMENTS = [
     ({"rounds": 10**6}, "bad_rounds"),
     ({"rounds": 2, "task_wasm_image": ""}, "missing_image"),
     ({"seed": 2**63}, "bad_seed"),
+    ({"task_wasm_image": "x" * 3000}, "bad_image"),
     ({"model_ref": "fl/models/global_model_v7"}, "missing_model"),
     ({"model_ref": "fl/models/other_v0"}, "missing_model"),
     ({"model_ref": "nonsense"}, "bad_model_ref"),

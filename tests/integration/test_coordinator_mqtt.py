@@ -1,8 +1,14 @@
+import asyncio
+from dataclasses import replace
+
 from coordinator_world import SECRET, TOPICS, run, update
 
+from propeller import limits
+from propeller.fl.store import Notice
 from propeller.fl.token import make_token
 from propeller.ports import Message
 
+NOTICE = Notice(round_id="r9", kind="start", payload=b"", created_wall_s=2e9)
 START, NEXT = "m/d/c/c/fl/rounds/start", "m/d/c/c/fl/rounds/next"
 
 
@@ -275,5 +281,31 @@ def test_joining_a_registered_round():
             assert (refused, answer["code"]) == (status, code), more
         missing = {**body, "model_uri": "fl/models/global_model_v5"}
         assert (await world.ask("POST", "/rounds/new/join", missing))[1]["code"] == "missing_model"
+
+    run(scenario)
+
+
+def test_notice_that_no_connection_carries_is_given_up():
+    """A start message over the message limit is dropped with an error; the coordinator goes on."""
+
+    async def scenario(world):
+        await world.register("", participants=["p1"], rounds=2)
+        outbox = world.coordinator.outbox
+        outbox.update([replace(NOTICE, payload=b"x" * (limits.MQTT_MESSAGE_BYTES_MAX + 1))], [])
+        await asyncio.sleep(1)
+        assert len(outbox) == 0
+        assert (await play(world, "exp-1", 1.0, ["p1"]))["completed"]
+
+    run(scenario)
+
+
+def test_ninety_participants_in_a_round():
+    """More updates than a worker process takes arguments; the mean is theirs."""
+
+    async def scenario(world):
+        who = [f"p{number}" for number in range(90)]
+        await world.register("", participants=who, rounds=2)
+        assert (await play(world, "exp-1", 2.5, who))["num_updates"] == 90
+        assert (await world.services.ask("GET", "http://registry/models/1"))[1]["b"] == 2.5
 
     run(scenario)

@@ -7,6 +7,7 @@
 A single round, as the original posts it, is an experiment of one.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -97,6 +98,11 @@ def plan(
     k = quorum(k_of_n, len(who))
     least = (1 if rounds == 1 else k) if min_updates is None else min_updates
     _bounded(least, 1, k, "min_updates")
+    if len(image) > limits.IMAGE_REFERENCE_CHARS_MAX:
+        raise BadInput(
+            f"task_wasm_image has {len(image)} characters; the limit is {limits.IMAGE_REFERENCE_CHARS_MAX}",
+            code="bad_image",
+        )
     if rounds > 1 and not image:
         raise BadInput("task_wasm_image is missing; later rounds start tasks from it", code="missing_image")
     _bounded(seed, 0, (1 << 63) - 1, "seed")
@@ -140,7 +146,7 @@ def _participants(participants: Sequence[str]) -> tuple[str, ...]:
     for participant in participants:
         check_id(participant, "participant")
     if len(set(participants)) != len(participants):
-        twice = next(one for one in participants if participants.count(one) > 1)
+        [(twice, _)] = Counter(participants).most_common(1)
         raise BadInput(f"participant {twice!r} is listed twice; list each once", code="bad_participants")
     return tuple(participants)
 

@@ -124,7 +124,9 @@ class Engine:
             return round_id
         for record in self.experiments.values():
             spec = record.experiment.spec
-            if spec.experiment_id == experiment_id and spec.rounds > 1:
+            if spec.rounds == 1:
+                continue
+            if spec.experiment_id == experiment_id:
                 return spec.series
             for round_id in round_ids:
                 head, _, number = round_id.rpartition("-")

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from propeller import limits
-from propeller.errors import Bug
+from propeller.errors import Bug, CallerError
 from propeller.fl.store import Notice, NoticeKind
 from propeller.ports import Bus, Clock, Message
+from propeller.telemetry.logs import logger
 from propeller.wire.topics import Topics
 
 Key = tuple[str, NoticeKind]
@@ -83,7 +84,12 @@ class Outbox:
     async def _send(self, pending: _Pending) -> None:
         notice, now = pending.notice, self._clock.now()
         old = now.wall_s - notice.created_wall_s > limits.ROUND_NOTICE_S
-        sent = await self._publish(pending)
+        try:
+            sent = await self._publish(pending)
+        except CallerError as error:
+            # No connection will ever carry it, so sending it again is of no use to anyone.
+            logger().error("notice cannot be sent", round_id=notice.round_id, error=error.message)
+            sent, old = False, True
         pending.sent += sent
         if (sent and notice.kind == "next") or old:
             if self._pending.get(notice.key) is pending:

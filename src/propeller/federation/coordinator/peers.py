@@ -7,6 +7,7 @@ can run wherever `offload` runs them.
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 from propeller import limits
@@ -84,7 +85,10 @@ class Peers:
         Raises `PeerUnavailable` (try again) or `PeerRefused` (never again).
         """
         base, _ = await self.base(work.base)
-        body = await self._offload(aggregate_body, _without_contents(work), base, *work.contents)
+        sizes = tuple(len(content) for content in work.contents)
+        # One argument, however many clients: a worker process takes a bounded number of them.
+        joined = b"".join(work.contents)
+        body = await self._offload(aggregate_body, _without_contents(work), base, sizes, joined)
         answer = await self._ask("POST", f"{self._aggregator}/aggregate", body, "aggregator")
         try:
             posted, model_hash = await self._offload(
@@ -141,8 +145,10 @@ def base_of(body: bytes, what: str) -> tuple[Tensors, str]:
     return tensors, content_hash(tensors)
 
 
-def aggregate_body(work: Work, base: Tensors, *contents: bytes) -> bytes:
-    """The body of `POST /aggregate`; `contents` in the order of `work.participants`."""
+def aggregate_body(work: Work, base: Tensors, sizes: Sequence[int], joined: bytes) -> bytes:
+    """The body of `POST /aggregate`; `joined` are contents of `sizes` bytes, one per participant."""
+    ends = list(accumulate(sizes))
+    contents = [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
     updates = [
         UpdateToFold(
             round_id=work.round_id,
