@@ -1,18 +1,22 @@
 """The coordinator with its real adapters: SQLite, files, MQTT and HTTP. It decides nothing."""
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
 from random import SystemRandom
 
 from propeller.clock import SystemClock
 from propeller.federation.coordinator.app import ROLE, build
 from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.roles.connection import bus_of, topics_of
-from propeller.roles.serving import answer, database, http_client, sized_offload
+from propeller.roles.serving import answer, http_client, make_private, sized_offload
 from propeller.roles.settings import CoordinatorRole
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.coordinator_store import ROLE as DATABASE
 from propeller.storage.coordinator_store import SqliteCoordinatorStore
+from propeller.storage.sqlite import Database
 from propeller.telemetry.metrics import RoleMetrics
 
 
@@ -20,8 +24,9 @@ async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> Non
     """Serve the coordinator until cancelled."""
     metrics = RoleMetrics(ROLE)
     topics = topics_of(settings.mqtt.identity)
+    make_private(settings.directory)
     async with (
-        database(settings.directory / "coordinator.db", DATABASE, topics.base) as opened,
+        _database(settings.directory, topics.base) as opened,
         http_client() as http,
         sized_offload() as offload,
     ):
@@ -39,6 +44,15 @@ async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> Non
         async with asyncio.TaskGroup() as group:
             group.create_task(coordinator.run())
             group.create_task(answer(app, sock, metrics))
+
+
+@contextlib.asynccontextmanager
+async def _database(directory: Path, base: str) -> AsyncIterator[Database]:
+    opened = await Database.open(directory / "coordinator.db", role=DATABASE, base=base)
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 def settings_of(settings: CoordinatorRole) -> CoordinatorSettings:

@@ -5,40 +5,33 @@ import socket
 from random import SystemRandom
 
 from propeller.clock import SystemClock
-from propeller.manager.app import ROLE, Manager
+from propeller.manager.app import ROLE, opened
 from propeller.manager.config import ManagerConfig
 from propeller.roles.connection import bus_of, topics_of
-from propeller.roles.serving import answer, database, http_client
+from propeller.roles.serving import answer, http_client, make_private
 from propeller.roles.settings import ManagerRole
-from propeller.storage.blobs import FileBlobs
-from propeller.storage.manager_store import ROLE as DATABASE
-from propeller.storage.manager_store import SqliteManagerStore
 from propeller.telemetry.metrics import RoleMetrics
 
 
 async def run_manager(settings: ManagerRole, sock: socket.socket) -> None:
     """Serve the manager until cancelled."""
-    metrics, clock = RoleMetrics(ROLE), SystemClock()
-    topics = topics_of(settings.mqtt.identity)
-    blobs = FileBlobs(settings.directory / "blobs")
+    metrics = RoleMetrics(ROLE)
+    make_private(settings.directory)
     async with (
-        database(settings.directory / "manager.db", DATABASE, topics.base) as opened,
         http_client() as http,
-    ):
-        manager = Manager(
+        opened(
             config_of(settings),
-            store=SqliteManagerStore(opened, clock),
-            blobs=blobs,
+            settings.directory,
             bus=bus_of(settings.mqtt),
             http=http,
-            clock=clock,
+            clock=SystemClock(),
             random=SystemRandom(),
             metrics=metrics,
-        )
-        await manager.recover()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(manager.run())
-            group.create_task(answer(manager.app, sock, metrics))
+        ) as manager,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(manager.run())
+        group.create_task(answer(manager.app, sock, metrics))
 
 
 def config_of(settings: ManagerRole) -> ManagerConfig:

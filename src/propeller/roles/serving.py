@@ -3,7 +3,6 @@
 Each function opens what its role owns, serves until cancelled, and closes it. It must not know the others.
 """
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Coroutine
@@ -17,7 +16,6 @@ from propeller.broker.credentials import CredentialStore
 from propeller.clock import SystemClock
 from propeller.federation.aggregator import app as aggregator
 from propeller.federation.data_store import app as data_store
-from propeller.federation.data_store.api import seed as seed_data_sets
 from propeller.federation.model_registry import app as model_registry
 from propeller.federation.offload import SizedOffload
 from propeller.http.client import AiohttpHttp
@@ -34,11 +32,6 @@ from propeller.roles.settings import (
     RegistryRole,
 )
 from propeller.storage.blobs import FileBlobs
-from propeller.storage.dataset_store import ROLE as DATA_STORE_DATABASE
-from propeller.storage.dataset_store import SqliteDatasetStore
-from propeller.storage.model_store import ROLE as REGISTRY_DATABASE
-from propeller.storage.model_store import SqliteModelStore
-from propeller.storage.sqlite import Database
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics, watch_loop_lag
 
@@ -57,26 +50,33 @@ async def run_aggregator(_settings: AggregatorRole, sock: socket.socket) -> None
 
 async def run_model_registry(settings: ModelRegistryRole, sock: socket.socket) -> None:
     """Serve the model registry until cancelled; an empty one gets version 0 of the global model."""
-    metrics, clock = RoleMetrics(model_registry.ROLE), SystemClock()
-    path = settings.directory / "registry.db"
-    async with database(path, REGISTRY_DATABASE, settings.base) as opened, sized_offload() as offload:
-        store = SqliteModelStore(opened, FileBlobs(settings.directory / "blobs"))
-        await model_registry.seed(store, clock)
-        app = model_registry.build(store=store, clock=clock, offload=offload, metrics=metrics)
+    metrics = RoleMetrics(model_registry.ROLE)
+    make_private(settings.directory)
+    async with (
+        sized_offload() as offload,
+        model_registry.opened(
+            settings.directory, base=settings.base, clock=SystemClock(), offload=offload, metrics=metrics
+        ) as app,
+    ):
         await answer(app, sock, metrics)
 
 
 async def run_data_store(settings: DataStoreRole, sock: socket.socket) -> None:
     """Serve the data store until cancelled."""
     metrics = RoleMetrics(data_store.ROLE)
-    path = settings.directory / "data-store.db"
-    async with database(path, DATA_STORE_DATABASE, settings.base) as opened, sized_offload() as offload:
-        blobs = FileBlobs(settings.directory / "blobs")
-        store = SqliteDatasetStore(opened, blobs)
-        await store.sweep(await blobs.digests())
-        await seed_data_sets(store, settings.seeded)
-        known = CredentialStore(settings.credentials).verify if settings.credentials else None
-        app = data_store.build(store=store, offload=offload, credentials=known, metrics=metrics)
+    known = CredentialStore(settings.credentials).verify if settings.credentials else None
+    make_private(settings.directory)
+    async with (
+        sized_offload() as offload,
+        data_store.opened(
+            settings.directory,
+            base=settings.base,
+            offload=offload,
+            synthetic_for=settings.seeded,
+            credentials=known,
+            metrics=metrics,
+        ) as app,
+    ):
         await answer(app, sock, metrics)
 
 
@@ -111,15 +111,9 @@ async def answer(app: Litestar, sock: socket.socket, metrics: RoleMetrics) -> No
     await with_lag(metrics, serve(app, sock))
 
 
-@contextlib.asynccontextmanager
-async def database(path: Path, role: str, base: str) -> AsyncIterator[Database]:
-    """The role's database, open for the life of the context."""
-    await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
-    opened = await Database.open(path, role=role, base=base)
-    try:
-        yield opened
-    finally:
-        await opened.close()
+def make_private(directory: Path) -> None:
+    """Make a role's directory, for its owner alone."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 @contextlib.asynccontextmanager
