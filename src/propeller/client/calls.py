@@ -85,9 +85,10 @@ class Role:
                 method, self.url + path + _query(query), headers=headers, body=content
             )
         except PeerUnavailable as error:
+            silent = isinstance(error.__cause__, TimeoutError)
             raise PeerUnavailable(
-                f"cannot reach the {self.name} at {self.url}: {error.message}; is it running there? "
-                f"{self._flag} names another address",
+                f"the {self.name} at {self.url} {'does not answer' if silent else 'cannot be reached'}; is it "
+                f"running there? {self._flag} names another address",
                 code="unreachable",
             ) from error
         if answer.status >= _ERROR_FROM:
