@@ -399,11 +399,13 @@ async def test_a_sibling_is_served_while_a_hostile_guest_runs(own_pool, record_p
             taken.append(took_s)
         return taken
 
-    alone = statistics.quantiles(await times(50), n=100)[98]
+    alone = await times(50)
     hostile = asyncio.create_task(own_pool.run(h.guest(h.LOOP, limits=GuestLimits(wall_s=20))))
     await times(3)  # the second worker starts
-    beside = statistics.quantiles(await times(50), n=100)[98]
+    beside = await times(50)
     hostile.cancel()
     await asyncio.gather(hostile, return_exceptions=True)
-    record_property("p99_ratio", round(beside / alone, 2))
-    assert beside < 2 * alone + 0.1
+    p99 = [statistics.quantiles(taken, n=100)[98] for taken in (alone, beside)]
+    record_property("p99_ratio", round(p99[1] / p99[0], 2))
+    # The median is asserted: of fifty runs, the 99th percentile is whatever else the machine did meanwhile.
+    assert statistics.median(beside) < 2 * statistics.median(alone) + 0.05

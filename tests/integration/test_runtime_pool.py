@@ -134,6 +134,35 @@ async def test_closing_stops_what_runs(pool):
     assert pool.workers() == ()
 
 
+async def test_closing_waits_for_a_worker_that_is_just_starting(pool):
+    """A job whose worker is not there yet is stopped too, and its worker does not outlive the pool."""
+    running = asyncio.create_task(pool.run(g.guest(g.LOOP)))
+    await asyncio.sleep(0.02)
+    await pool.close()
+    assert running.done()
+    outcome = await running
+    assert isinstance(outcome, GuestFailed)
+    assert outcome.kind == "stopped"
+    assert pool.workers() == ()
+
+
+async def test_a_job_can_be_cancelled_while_its_worker_starts(pool):
+    """The worker that nobody waits for any more is ended, and the next job gets another."""
+    running = asyncio.create_task(pool.run(g.guest(g.LOOP)))
+    await asyncio.sleep(0.02)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await ran(pool)
+
+
+async def test_text_that_is_not_unicode_is_refused_before_any_worker(pool):
+    """A lone surrogate can reach no guest; the caller hears of it, and no worker dies of it."""
+    with pytest.raises(BadInput, match="Unicode"):
+        await pool.run(g.guest(g.HEALTHY, env={"A": "\ud800"}))
+    assert pool.workers() == ()
+
+
 async def test_cancelling_a_job_that_waits_disturbs_nobody(pool):
     """A job that has no worker yet can be taken back; the one that runs is untouched."""
     running = asyncio.create_task(pool.run(g.guest(g.ADD, **ADD)))

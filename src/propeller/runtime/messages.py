@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from propeller import limits
-from propeller.errors import DecodeError
+from propeller.errors import BadInput, DecodeError, TooLarge
 from propeller.ports import GuestDone, GuestFailed, GuestJob, GuestLimits
 
 HEADER: Final = struct.Struct(">I")
@@ -88,6 +88,23 @@ def encode(message: ToWorker | FromWorker) -> bytes:
     """The message with its length before it."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body
+
+
+def encode_job(job: GuestJob) -> bytes:
+    """A job's message with its length before it.
+
+    Raises `BadInput` for text that is not Unicode (a lone surrogate) and `TooLarge` over the bound.
+    """
+    try:
+        framed = encode(job_message(job))
+    except UnicodeEncodeError as error:
+        raise BadInput(f"a guest cannot be given text that is not Unicode: {error}") from error
+    if len(framed) > limits.WORKER_FRAME_BYTES_MAX:
+        raise TooLarge(
+            f"the guest's strings and environment make {len(framed)} bytes, "
+            f"over the limit of {limits.WORKER_FRAME_BYTES_MAX}: give large data as files"
+        )
+    return framed
 
 
 def length(header: bytes) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from propeller import limits
 from propeller.errors import BadInput
 from propeller.ports import GuestDone, GuestFailed, GuestJob, GuestLimits
+from propeller.runtime import messages
 from propeller.runtime.process import WorkerProcess
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -44,6 +45,7 @@ class WorkerPool:
         self._cache_dir = cache_dir
         self._idle_s = idle_s
         self._compile_s = compile_s
+        self._size = size
         self._slots = asyncio.Semaphore(size)
         self._idle: list[tuple[WorkerProcess, asyncio.TimerHandle]] = []
         self._busy: set[WorkerProcess] = set()
@@ -53,8 +55,8 @@ class WorkerPool:
     async def run(self, job: GuestJob) -> GuestDone | GuestFailed:
         """Run to the end, waiting for a free worker first; no limit of the guest counts that wait.
 
-        Raises `BadInput` for a job that cannot be described to a guest, `EnvironmentError_` if no worker can
-        be started. Cancelling kills the guest's worker at once.
+        Raises `BadInput` or `TooLarge` for a job that cannot be told to a guest, `EnvironmentError_` if no
+        worker can be started. Cancelling kills the guest's worker at once.
         """
         check(job)
         if len(job.module) > limits.GUEST_MODULE_BYTES_MAX:
@@ -62,8 +64,9 @@ class WorkerPool:
         async with self._slots:
             if self._closed:
                 return GuestFailed(kind="stopped", message="the runtime is closed")
+            framed = messages.encode_job(job)
             worker = self._take_idle() or await WorkerProcess.start(self._cache_dir)
-            return await self._run_on(worker, job)
+            return await self._run_on(worker, job, framed)
 
     async def close(self) -> None:
         """End every worker; a guest that still runs fails as `stopped`."""
@@ -72,20 +75,23 @@ class WorkerPool:
             self._reap(self._pop_idle().kill())
         for worker in tuple(self._busy):
             worker.kill_now()
-        while self._busy or self._reapers:
-            await asyncio.gather(*self._reapers)
-            await asyncio.sleep(0)
+        # With every slot in hand no job is in progress, not even one whose worker was just starting.
+        for _ in range(self._size):
+            await self._slots.acquire()
+        await asyncio.gather(*self._reapers)
+        for _ in range(self._size):
+            self._slots.release()
 
     def workers(self) -> tuple[int, ...]:
         """Process ids of the workers that live, busy and idle: for metrics and tests."""
         return tuple(w.pid for w in (*self._busy, *(w for w, _ in self._idle)))
 
-    async def _run_on(self, worker: WorkerProcess, job: GuestJob) -> GuestDone | GuestFailed:
+    async def _run_on(self, worker: WorkerProcess, job: GuestJob, framed: bytes) -> GuestDone | GuestFailed:
         self._busy.add(worker)
         if self._closed:
             worker.kill_now()
         try:
-            return await worker.run(job, self._compile_s)
+            return await worker.run(job, framed, self._compile_s)
         except BaseException:
             worker.kill_now()
             raise

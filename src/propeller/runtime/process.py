@@ -59,7 +59,7 @@ class WorkerProcess:
                 f"a Wasm worker did not start (status {status}): its message is on standard error"
             ) from error
         except BaseException:
-            worker.kill_now()
+            await worker.kill()
             raise
         if not isinstance(ready, Ready):
             raise Bug(f"a new worker said {type(ready).__name__} before it was ready")
@@ -97,14 +97,16 @@ class WorkerProcess:
         except TimeoutError:
             await self.kill()
 
-    async def run(self, job: GuestJob, compile_s: float) -> Outcome:
+    async def run(self, job: GuestJob, framed: bytes, compile_s: float) -> Outcome:
         """Run one job to its end, however it ends; `alive` says afterwards whether the worker survived it.
+
+        `framed` is the job's message by `messages.encode_job`, made before a worker was risked on it.
 
         Raises `Bug` if the worker met a mistake of ours. When cancelled, the caller kills the worker.
         """
         loading = True
         try:
-            await self._write(messages.encode(messages.job_message(job)))
+            await self._write(framed)
             async with asyncio.timeout(compile_s):
                 early = await self._load(job)
             loading = False
