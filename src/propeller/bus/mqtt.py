@@ -10,7 +10,7 @@ import logging
 import math
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from random import Random
 from typing import cast
 
@@ -133,22 +133,20 @@ class MqttBus:
 
     async def _connect_once(self, session: BusSession, on_connect: Greeter | None) -> None:
         """One connection from its beginning to its end, which raises `MqttError`."""
-        client = self._new_client(session)
-        try:
-            await _enter(client)
+        async with _connection(self._new_client(session)) as client:
             if session.subscriptions:
                 await self._subscribe(client, session.subscriptions)
             self._client = client
             self._connections += 1
             if on_connect:
                 self._inbox.greet(on_connect)
-            # Messages go to the inbox as they arrive (see `_Funnel`); this waits for the end only.
-            async for _ in client.messages:
-                pass
-        finally:
-            self._client = None
-            self._give_up_publishing()
-            await _leave(client)
+            try:
+                # Messages go to the inbox as they arrive (see `_Funnel`); this waits for the end only.
+                async for _ in client.messages:
+                    pass
+            finally:
+                self._client = None
+                self._give_up_publishing()
 
     async def _subscribe(self, client: aiomqtt.Client, filters: tuple[str, ...]) -> None:
         codes = await client.subscribe([(text, _QOS) for text in filters], timeout=_CONNECT_S)
@@ -200,23 +198,33 @@ class _Funnel(asyncio.Queue[aiomqtt.Message]):
         self._inbox.put(Message(item.topic.value, payload, item.retain))
 
 
+@contextlib.asynccontextmanager
+async def _connection(client: aiomqtt.Client) -> AsyncIterator[aiomqtt.Client]:
+    """Connect, disconnect in good manner if there is still a connection, close the socket in any case."""
+    try:
+        await _enter(client)
+        try:
+            yield client
+        finally:
+            with contextlib.suppress(aiomqtt.MqttError):
+                await client.__aexit__(None, None, None)
+    finally:
+        # aiomqtt leaves the socket of a connection that failed half-way to the garbage collector.
+        client._client._sock_close()  # noqa: SLF001
+
+
 async def _enter(client: aiomqtt.Client) -> None:
     """Connect. If cancelled, wait until the connecting thread is done, or it would leave its socket open."""
     entering = asyncio.ensure_future(client.__aenter__())
     try:
         await asyncio.shield(entering)
     except asyncio.CancelledError:
+        connected = client._connected  # noqa: SLF001 - the broker's answer need not be waited for
+        if not connected.done():
+            connected.set_exception(aiomqtt.MqttError("given up"))
         with contextlib.suppress(aiomqtt.MqttError):
             await entering
         raise
-
-
-async def _leave(client: aiomqtt.Client) -> None:
-    """Disconnect in good manner if there is still a connection, and close the socket in any case."""
-    with contextlib.suppress(aiomqtt.MqttError):
-        await client.__aexit__(None, None, None)
-    # aiomqtt leaves the socket of a connection that failed half-way to the garbage collector.
-    client._client._sock_close()  # noqa: SLF001
 
 
 def _will(message: Message | None) -> aiomqtt.Will | None:
