@@ -25,7 +25,7 @@ _STYLES = {TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.RUNN
 def show(value: Any, *, as_json: bool) -> None:
     """Print `value`, one JSON document or one table or text."""
     if as_json:
-        sys.stdout.write(json.dumps(msgspec.to_builtins(value), indent=2, sort_keys=True, ensure_ascii=False))
+        sys.stdout.write(json.dumps(_plain(value), indent=2, sort_keys=True, ensure_ascii=False))
         sys.stdout.write("\n")
         return
     shown = _table(value)
@@ -36,9 +36,10 @@ def show(value: Any, *, as_json: bool) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that cuts nothing when nobody looks."""
+    """A console that cuts nothing when nobody looks, and takes brackets in what it shows for brackets."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else PIPED_COLUMNS, highlight=False)
+    width = None if stream.isatty() else PIPED_COLUMNS
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def columns(names: Sequence[str], rows: Sequence[Sequence[str | Text]], *, title: str = "") -> Table:
@@ -66,7 +67,7 @@ def facts(pairs: Mapping[str, object]) -> Table:
 def _table(value: object) -> Table | Group | str:
     """Anything without a shape of its own."""
     if isinstance(value, msgspec.Struct):
-        return facts(msgspec.to_builtins(value))
+        return facts(_plain(value))
     if isinstance(value, Mapping):
         return facts({str(name): item for name, item in value.items()})
     return _text(value)
@@ -82,7 +83,7 @@ def _(page: TaskPage) -> Table:
 
 @_table.register
 def _(task: TaskView) -> Table:
-    shown = msgspec.to_builtins(task)
+    shown = _plain(task)
     results = shown.pop("results", None)
     rest = {name: value for name, value in shown.items() if name not in {"id", "name", "state"}}
     return facts(
@@ -170,7 +171,12 @@ def _alive(proplet: PropletView) -> Text:
     return Text("yes", style="green") if proplet.alive is True else Text("no", style="red")
 
 
+def _plain(value: object) -> Any:
+    """`value` as JSON's own types; by way of text, as documents inside documents are `Raw`."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(msgspec.to_builtins(value), sort_keys=True, ensure_ascii=False)
+    return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
