@@ -50,6 +50,8 @@ class Task:
     image_url: str = ""
     file_sha256: str = ""
     file_bytes: int = 0
+    file_shown: str = ""
+    """The module as views show it: redacted base64."""
     cli_args: tuple[str, ...] | None = None
     inputs: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from propeller import limits
 from propeller.core import events as e
 from propeller.core.ids import check_id, new_id
 from propeller.core.proplet import Proplet
-from propeller.core.task import Task, TaskLimits, define
+from propeller.core.task import Task, TaskLimits, define, touch
 from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, TooLarge, Unsupported
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.shell import Shell
@@ -25,7 +25,7 @@ from propeller.ports import Blobs, Clock
 from propeller.stores import DropTask, ManagerStore, SaveTask, TaskRecord
 from propeller.telemetry.logs import logger
 from propeller.wire import codec
-from propeller.wire.tasks import LimitsBody, TaskBody, check_module, decode_module
+from propeller.wire.tasks import LimitsBody, TaskBody, check_module, decode_module, redacted
 
 _NOT_OFFERED = (
     "daemon",
@@ -79,8 +79,7 @@ class Tasks:
         if task.proplet_id and task.proplet_id not in self._shell.engine.ledger.proplets:
             raise NotFound(f"proplet {task.proplet_id} is not registered", code="unknown_proplet")
         if body.file:
-            content = decode_module(body.file)
-            task = replace(task, file_sha256=await self._blobs.put(content), file_bytes=len(content))
+            task = await self._with_module(task, decode_module(body.file))
         if not task.image_url and not task.file_sha256:
             logger().info("task without a module yet", task_id=task.id)
         await self._store.commit([SaveTask(task=task, new=True)])
@@ -93,8 +92,7 @@ class Tasks:
             record = await self._store.task(task_id)
             task = define(_merged(record.task, body, self._clock.now().wall_s))
             if body.file:
-                content = decode_module(body.file)
-                task = replace(task, file_sha256=await self._blobs.put(content), file_bytes=len(content))
+                task = await self._with_module(task, decode_module(body.file))
             await self._store.commit([SaveTask(task=task)])
             return replace(record, task=task)
 
@@ -105,13 +103,7 @@ class Tasks:
         check_module(content)
         async with self._turn(task_id):
             record = await self._store.task(task_id)
-            digest = await self._blobs.put(content)
-            task = replace(
-                record.task,
-                file_sha256=digest,
-                file_bytes=len(content),
-                updated_at_s=self._clock.now().wall_s,
-            )
+            task = await self._with_module(touch(record.task, self._clock.now().wall_s), content)
             await self._store.commit([SaveTask(task=task)])
             return replace(record, task=task)
 
@@ -136,12 +128,6 @@ class Tasks:
             wanted = codec.decode(dict[str, Any], metadata.encode(), what="the metadata filter")
         total, records = await self._store.tasks(offset=offset, limit=limit, metadata=wanted)
         return total, [self._fresh(record) for record in records]
-
-    async def file_edges(self, task: Task) -> tuple[bytes, bytes]:
-        """The first and last bytes of a task's inline module, for its redacted view."""
-        content = await self._blobs.get(task.file_sha256)
-        aligned = 9 + (len(content) % 3 or 3)
-        return content[:9], content[-aligned:]
 
     # --- runs ------------------------------------------------------------------------------------------
 
@@ -209,6 +195,11 @@ class Tasks:
         await self._shell.submit(e.Forgotten(proplet_id=proplet_id, cause="user"))
 
     # --- details ---------------------------------------------------------------------------------------
+
+    async def _with_module(self, task: Task, content: bytes) -> Task:
+        """The task with that module, whose bytes are in the blob store when this returns."""
+        digest = await self._blobs.put(content)
+        return replace(task, file_sha256=digest, file_bytes=len(content), file_shown=redacted(content))
 
     def _fresh(self, record: TaskRecord) -> TaskRecord:
         live = self._shell.engine.ledger.runs.get(record.task.id)

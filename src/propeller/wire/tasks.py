@@ -186,13 +186,12 @@ def check_module(content: bytes) -> bytes:
     return content
 
 
-def redacted(head: bytes, tail: bytes, size_bytes: int) -> str:
-    """What a view shows of a file of `size_bytes`: ten characters of base64 at either end.
-
-    `head` and `tail` are the first 9 and, aligned to base64's groups of three, the last 9 to 11 bytes.
-    """
-    text_chars = (size_bytes + 2) // 3 * 4
-    if text_chars <= _REDACT_OVER_CHARS:
-        return base64.b64encode(head).decode()
-    begin = base64.b64encode(head).decode()[:10]
-    return f"{begin}<REDACTED>{base64.b64encode(tail).decode()[-10:]}"
+def redacted(content: bytes) -> str:
+    """What a view shows of a module: its base64, of which a long one keeps ten characters at either end."""
+    if len(content) <= _REDACT_OVER_CHARS * 3 // 4:
+        return base64.b64encode(content).decode()
+    aligned = 9 + (
+        len(content) % 3 or 3
+    )  # the last group of three bytes begins on a boundary of four characters
+    begin, end = base64.b64encode(content[:9]), base64.b64encode(content[-aligned:])
+    return f"{begin.decode()[:10]}<REDACTED>{end.decode()[-10:]}"

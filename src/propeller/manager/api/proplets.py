@@ -4,15 +4,15 @@ from typing import Annotated, Literal
 
 from litestar import delete, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from propeller import limits
 from propeller.manager.api.views import proplet_view
 from propeller.manager.tasks import Tasks
 from propeller.wire.tasks import HistoryPage, PropletPage, PropletView, rfc3339
 
-Offset = Annotated[int, Parameter(ge=0)]
-Limit = Annotated[int, Parameter(ge=0)]
+Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
+Limit = Annotated[int, QueryParameter(ge=0, description="How many to show")]
 
 
 def proplet_routes(tasks: Tasks) -> list[HTTPRouteHandler]:
@@ -22,7 +22,7 @@ def proplet_routes(tasks: Tasks) -> list[HTTPRouteHandler]:
     async def list_proplets(
         offset: Offset = 0,
         limit: Limit = limits.LIST_PAGE_DEFAULT,
-        status: Literal["active", "inactive"] | None = None,
+        status: FromQuery[Literal["active", "inactive"] | None] = None,
     ) -> PropletPage:
         """`status` keeps those that are alive (`active`) or not (`inactive`)."""
         found = [
@@ -34,19 +34,19 @@ def proplet_routes(tasks: Tasks) -> list[HTTPRouteHandler]:
         return PropletPage(offset=offset, limit=limit, total=len(found), proplets=page)
 
     @get("/proplets/{proplet_id:str}", summary="One proplet")
-    async def view_proplet(proplet_id: str) -> PropletView:
+    async def view_proplet(proplet_id: FromPath[str]) -> PropletView:
         proplet, alive, count = tasks.proplet(proplet_id)
         return proplet_view(proplet, alive=alive, task_count=count)
 
     @delete(
         "/proplets/{proplet_id:str}", status_code=204, summary="Forget a proplet that is offline and idle"
     )
-    async def delete_proplet(proplet_id: str) -> None:
+    async def delete_proplet(proplet_id: FromPath[str]) -> None:
         await tasks.forget(proplet_id)
 
     @get("/proplets/{proplet_id:str}/alive-history", summary="A proplet's latest heartbeats, oldest first")
     async def alive_history(
-        proplet_id: str, offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT
+        proplet_id: FromPath[str], offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT
     ) -> HistoryPage:
         proplet, _, _ = tasks.proplet(proplet_id)
         times = [rfc3339(at_s) for at_s in proplet.history]

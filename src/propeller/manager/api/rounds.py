@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, FromQuery
 
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, Unsupported
@@ -59,7 +60,7 @@ class _Forward:
 
 def _updates(forward: _Forward) -> list[HTTPRouteHandler]:
     @get("/fl/task", summary="What a participant is to train")
-    async def fl_task(round_id: str = "", proplet_id: str = "") -> Response[bytes]:
+    async def fl_task(round_id: FromQuery[str] = "", proplet_id: FromQuery[str] = "") -> Response[bytes]:
         if not round_id:
             raise BadInput("round_id is missing from the query", code="missing_round_id")
         query = f"round_id={check_id(round_id, 'round_id')}"
@@ -88,11 +89,11 @@ def _updates(forward: _Forward) -> list[HTTPRouteHandler]:
 
 def _records(forward: _Forward) -> list[HTTPRouteHandler]:
     @get("/fl/rounds/{round_id:str}/complete", summary="How far a round is")
-    async def fl_round(round_id: str) -> Response[bytes]:
+    async def fl_round(round_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", f"/rounds/{check_id(round_id, 'round_id')}/complete")
 
     @get("/fl/rounds/{round_id:str}", summary="All that is known of a round")
-    async def fl_round_record(round_id: str) -> Response[bytes]:
+    async def fl_round_record(round_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", f"/rounds/{check_id(round_id, 'round_id')}")
 
     @get("/fl/experiments", summary="List experiments")
@@ -100,11 +101,11 @@ def _records(forward: _Forward) -> list[HTTPRouteHandler]:
         return await forward("GET", "/experiments")
 
     @get("/fl/experiments/{experiment_id:str}", summary="One experiment")
-    async def fl_experiment(experiment_id: str) -> Response[bytes]:
+    async def fl_experiment(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", f"/experiments/{check_id(experiment_id, 'experiment_id')}")
 
     @post("/fl/experiments/{experiment_id:str}/stop", status_code=200, summary="Stop an experiment")
-    async def fl_stop(experiment_id: str) -> Response[bytes]:
+    async def fl_stop(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("POST", f"/experiments/{check_id(experiment_id, 'experiment_id')}/stop")
 
     return [fl_round, fl_round_record, fl_experiments, fl_experiment, fl_stop]

@@ -6,7 +6,7 @@ import msgspec
 from litestar import Response, delete, get, post, put
 from litestar.datastructures import UploadFile
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from propeller import limits
 from propeller.errors import BadInput, NotFound
@@ -15,11 +15,10 @@ from propeller.http.server import json_body
 from propeller.manager.api.views import task_view
 from propeller.manager.tasks import Tasks
 from propeller.ports import Blobs
-from propeller.stores import TaskRecord
-from propeller.wire.tasks import TaskBody, TaskPage, TaskView, redacted
+from propeller.wire.tasks import TaskBody, TaskPage, TaskView
 
-Offset = Annotated[int, Parameter(ge=0)]
-Limit = Annotated[int, Parameter(ge=0)]
+Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
+Limit = Annotated[int, QueryParameter(ge=0, description="How many to show")]
 
 
 class Started(msgspec.Struct):
@@ -50,35 +49,34 @@ def _definitions(tasks: Tasks) -> list[HTTPRouteHandler]:
     async def create_task(request: AnyRequest) -> Response[TaskView]:
         """When this answers 201 the task is on disk. It does not run before it is started."""
         record = await tasks.create(await json_body(request, TaskBody, "the task"))
-        view = await _shown(tasks, record)
-        return Response(view, status_code=201, headers={"Location": f"/tasks/{record.task.id}"})
+        return Response(task_view(record), status_code=201, headers={"Location": f"/tasks/{record.task.id}"})
 
     @get("/tasks", summary="List tasks, newest first")
     async def list_tasks(
-        offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT, metadata: str | None = None
+        offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT, metadata: FromQuery[str | None] = None
     ) -> TaskPage:
         """`metadata` is a JSON object; tasks whose metadata has all of its values are listed."""
         total, records = await tasks.page(offset, limit, metadata)
-        views = [await _shown(tasks, record) for record in records]
+        views = [task_view(record) for record in records]
         return TaskPage(offset=offset, limit=limit, total=total, tasks=views)
 
     @get("/tasks/{task_id:str}", summary="One task, with its latest run")
-    async def view_task(task_id: str) -> TaskView:
-        return await _shown(tasks, await tasks.view(task_id, results=True))
+    async def view_task(task_id: FromPath[str]) -> TaskView:
+        return task_view(await tasks.view(task_id, results=True))
 
     @put("/tasks/{task_id:str}", summary="Change a task")
-    async def update_task(task_id: str, request: AnyRequest) -> TaskView:
+    async def update_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:
         """Changes what the body names and keeps the rest; a live run goes on as it was started."""
         record = await tasks.update(task_id, await json_body(request, TaskBody, "the task"))
-        return await _shown(tasks, record)
+        return task_view(record)
 
     @put("/tasks/{task_id:str}/upload", summary="Give a task its module")
-    async def upload_task(task_id: str, request: AnyRequest) -> TaskView:
+    async def upload_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:
         """A multipart form with a part `file` whose name ends in `.wasm`."""
-        return await _shown(tasks, await tasks.upload(task_id, await _uploaded(request)))
+        return task_view(await tasks.upload(task_id, await _uploaded(request)))
 
     @delete("/tasks/{task_id:str}", status_code=204, summary="Delete a task that is not running")
-    async def delete_task(task_id: str) -> None:
+    async def delete_task(task_id: FromPath[str]) -> None:
         await tasks.delete(task_id)
 
     return [create_task, list_tasks, view_task, update_task, upload_task, delete_task]
@@ -86,18 +84,18 @@ def _definitions(tasks: Tasks) -> list[HTTPRouteHandler]:
 
 def _runs(tasks: Tasks) -> list[HTTPRouteHandler]:
     @post("/tasks/{task_id:str}/start", status_code=200, summary="Start a run of a task")
-    async def start_task(task_id: str) -> Started:
+    async def start_task(task_id: FromPath[str]) -> Started:
         """The run is on disk; it waits, with a visible reason, until a proplet takes it."""
         await tasks.start(task_id)
         return Started()
 
     @post("/tasks/{task_id:str}/stop", status_code=200, summary="Stop a task's live run")
-    async def stop_task(task_id: str) -> Stopped:
+    async def stop_task(task_id: FromPath[str]) -> Stopped:
         await tasks.stop(task_id)
         return Stopped()
 
     @get("/tasks/{task_id:str}/results", summary="The latest run's results")
-    async def task_results(task_id: str) -> Results:
+    async def task_results(task_id: FromPath[str]) -> Results:
         record = await tasks.view(task_id, results=True)
         return Results(results=msgspec.Raw(record.results or b"null"))
 
@@ -106,7 +104,7 @@ def _runs(tasks: Tasks) -> list[HTTPRouteHandler]:
 
 def _blob_route(blobs: Blobs) -> HTTPRouteHandler:
     @get("/blobs/{digest:str}", summary="An inline module, by SHA-256", media_type="application/wasm")
-    async def fetch_blob(digest: str) -> Response[bytes]:
+    async def fetch_blob(digest: FromPath[str]) -> Response[bytes]:
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # noqa: PLR2004 - SHA-256 in hex
             raise NotFound("a blob is named by 64 lower-case hex digits of SHA-256", code="unknown_blob")
         return Response(await blobs.get(digest), media_type="application/wasm")
@@ -124,11 +122,3 @@ async def _uploaded(request: AnyRequest) -> bytes:
     if not part.filename.endswith(".wasm"):
         raise BadInput(f"invalid file extension: {part.filename!r} does not end in .wasm", code="bad_file")
     return await part.read()
-
-
-async def _shown(tasks: Tasks, record: TaskRecord) -> TaskView:
-    task = record.task
-    if not task.file_sha256:
-        return task_view(record)
-    head, tail = await tasks.file_edges(task)
-    return task_view(record, redacted(head, tail, task.file_bytes))

@@ -12,8 +12,8 @@ from propeller.wire.tasks import ZERO_TIME, AttemptView, LimitsBody, PropletView
 _ENDED_BADLY = {RunState.FAILED, RunState.INTERRUPTED}
 
 
-def task_view(record: TaskRecord, file: str = "") -> TaskView:
-    """A task with its latest run; `file` is the redacted text of its inline module."""
+def task_view(record: TaskRecord) -> TaskView:
+    """A task with its latest run."""
     task, run = record.task, record.run
     attempt = run.attempt if run else None
     ended_badly = run is not None and run.state in _ENDED_BADLY
@@ -23,7 +23,7 @@ def task_view(record: TaskRecord, file: str = "") -> TaskView:
         kind=task.kind,
         state=int(SHOWN[run.state]) if run else int(TaskState.PENDING),
         image_url=task.image_url,
-        file=file,
+        file=task.file_shown,
         cli_args=list(task.cli_args) if task.cli_args is not None else None,
         inputs=list(task.inputs),
         env=dict(task.env),

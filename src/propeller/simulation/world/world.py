@@ -240,7 +240,7 @@ class World:
                 yield
             finally:
                 storm.cancel()
-        self.check_alive()
+                self.check_alive()
 
 
 def run_world(
