@@ -87,8 +87,8 @@ class Role:
         except PeerUnavailable as error:
             silent = isinstance(error.__cause__, TimeoutError)
             raise PeerUnavailable(
-                f"the {self.name} at {self.url} {'does not answer' if silent else 'cannot be reached'}; is it "
-                f"running there? {self._flag} names another address",
+                f"the {self.name} at {self.url} {'does not answer' if silent else 'cannot be reached'}; "
+                f"is it running there? {self._flag} names another address",
                 code="unreachable",
             ) from error
         if answer.status >= _ERROR_FROM:

@@ -1,6 +1,7 @@
 """The proplet from its settings: one function for a device's own command, one for a child of `up`."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from propeller import limits
 from propeller.errors import BadInput
@@ -66,7 +67,10 @@ def of_device(told: Told) -> PropletSettings:
             ),
             data_store=layers.text("data_store_url", ("DATA_STORE_URL",), default=services.data_store_url),
         ),
-        allowed_origins=layers.listed("allowed_origins", ("PROPLET_ALLOWED_ORIGINS",)),
+        allowed_origins=(
+            *layers.listed("allowed_origins", ("PROPLET_ALLOWED_ORIGINS",)),
+            *_other_spellings(services),
+        ),
         insecure_registries=layers.listed(
             "insecure_registries",
             ("PROPLET_INSECURE_REGISTRIES",),
@@ -101,6 +105,18 @@ def _identity(told: Told, layers: Layers) -> Identity:
 def _path(layers: Layers, name: str, *env: str) -> Path | None:
     text = layers.text(name, env)
     return Path(text).expanduser() if text else None
+
+
+def _other_spellings(services: Services) -> tuple[str, ...]:
+    """The same services, where they are on this machine, by its other name: tasks use either."""
+    urls = (
+        services.manager_url,
+        services.coordinator_url,
+        services.model_registry_url,
+        services.data_store_url,
+    )
+    here = [url for url in urls if urlsplit(url).hostname in {"127.0.0.1", "localhost"}]
+    return tuple(f"http://{name}:{urlsplit(url).port}" for url in here for name in ("127.0.0.1", "localhost"))
 
 
 def _urls(services: Services) -> ServiceUrls:
