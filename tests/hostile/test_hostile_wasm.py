@@ -2,7 +2,7 @@
 
 import asyncio
 import statistics
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ async def own_pool(tmp_path: Path) -> AsyncIterator[WorkerPool]:
     """A pool of the test's own, for tests that look at its processes."""
     async for made in warm_pool(tmp_path):
         yield made
+
+
+@pytest.fixture
+def measured(record_testsuite_property, request) -> Callable[[str, object], None]:
+    """Records a measurement of the test in the report that `--junitxml` writes."""
+    return lambda name, value: record_testsuite_property(f"{request.node.name} {name}", value)
 
 
 async def timed(pool: WorkerPool, job: GuestJob) -> tuple[GuestDone | GuestFailed, float]:
@@ -90,9 +96,9 @@ NO_MODULES = {
 
 
 @pytest.mark.parametrize("content", NO_MODULES.values(), ids=NO_MODULES.keys())
-async def test_what_is_no_module_is_an_invalid_module(pool, content, record_property):
+async def test_what_is_no_module_is_an_invalid_module(pool, content, measured):
     """Bytes that are no valid module are refused as such, before anything runs."""
-    await fails(pool, h.guest(content), "invalid_module", record_property, within_s=2)
+    await fails(pool, h.guest(content), "invalid_module", measured, within_s=2)
 
 
 async def test_a_module_over_the_size_limit_is_refused_unread(pool):
@@ -157,15 +163,15 @@ CASES = {
 
 
 @pytest.mark.parametrize(("module", "kind"), CASES.values(), ids=CASES.keys())
-async def test_a_hostile_guest_fails_with_its_type(pool, module, kind, record_property):
+async def test_a_hostile_guest_fails_with_its_type(pool, module, kind, measured):
     """Every kind of harm ends with its own kind of failure, on time; the pool serves the next guest."""
-    await fails(pool, h.guest(module, limits=SMALL), kind, record_property)
+    await fails(pool, h.guest(module, limits=SMALL), kind, measured)
 
 
-async def test_processor_time_is_limited_apart_from_wall_time(pool, record_property):
+async def test_processor_time_is_limited_apart_from_wall_time(pool, measured):
     """W2: a guest that burns its processor seconds is stopped long before its wall limit."""
     limits = GuestLimits(wall_s=30, cpu_s=0.3)
-    await fails(pool, h.guest(h.LOOP, limits=limits), "cpu", record_property, within_s=0.3)
+    await fails(pool, h.guest(h.LOOP, limits=limits), "cpu", measured, within_s=0.3)
 
 
 async def test_refused_memory_is_no_failure_by_itself(pool):
@@ -223,12 +229,12 @@ async def test_a_deep_stack_is_given_when_the_limit_allows_it(pool):
     )
 
 
-async def test_a_compile_bomb_is_stopped_with_its_worker(tmp_path, record_property):
+async def test_a_compile_bomb_is_stopped_with_its_worker(tmp_path, measured):
     """W8: 100,000 functions do not hold a worker longer than the compile limit."""
     pool = WorkerPool(tmp_path / "compiled", 1, compile_s=1.5)
     bomb = h.guest(h.many_functions(100_000, 40))
     try:
-        message = await fails(pool, bomb, "timeout", record_property, within_s=2.5)
+        message = await fails(pool, bomb, "timeout", measured, within_s=2.5)
         assert "compil" in message
     finally:
         await pool.close()
@@ -355,22 +361,22 @@ async def test_a_wrong_pointer_to_a_host_function_gets_the_answer_0(pool, module
     assert outcome.result is None
 
 
-async def test_a_trap_in_malloc_is_the_guests_trap(pool, record_property):
+async def test_a_trap_in_malloc_is_the_guests_trap(pool, measured):
     """W12: what happens inside the guest's own allocator happens to the guest."""
     trapping = '(func (export "malloc") (param i32) (result i32) unreachable)'
     job = h.guest(h.calling(MODEL, GOOD, malloc=trapping), host_strings={"model_data": "{}"})
-    await fails(pool, job, "trap", record_property, within_s=2)
+    await fails(pool, job, "trap", measured, within_s=2)
 
 
-async def test_an_endless_malloc_is_stopped_like_any_loop(pool, record_property):
+async def test_an_endless_malloc_is_stopped_like_any_loop(pool, measured):
     """W12: the time limits reach a guest that the host called back."""
     endless = '(func (export "malloc") (param i32) (result i32) (loop (br 0)) (i32.const 0))'
     job = h.guest(h.calling(MODEL, GOOD, malloc=endless), host_strings={"model_data": "{}"}, limits=SMALL)
-    await fails(pool, job, "timeout", record_property)
+    await fails(pool, job, "timeout", measured)
 
 
 @pytest.mark.parametrize("module", [h.LOOP, h.SLEEP], ids=["W2", "W6"])
-async def test_stop_ends_a_guest_at_once(own_pool, module, record_property):
+async def test_stop_ends_a_guest_at_once(own_pool, module, measured):
     """W14: cancelling ends an endless loop and a sleep within half a second, worker and all."""
     running = asyncio.create_task(own_pool.run(h.guest(module)))
     await asyncio.sleep(0.3)
@@ -383,12 +389,12 @@ async def test_stop_ends_a_guest_at_once(own_pool, module, record_property):
     while h.lives(pid) and loop.time() - begin_s < 5:  # noqa: ASYNC110 - another process ends, no event does
         await asyncio.sleep(0.001)
     took_s = loop.time() - begin_s
-    record_property("cancel_ms", round(took_s * 1000, 1))
+    measured("cancel_ms", round(took_s * 1000, 1))
     assert took_s <= 0.5
     assert isinstance(await own_pool.run(h.guest(h.HEALTHY)), GuestDone)
 
 
-async def test_a_sibling_is_served_while_a_hostile_guest_runs(own_pool, record_property):
+async def test_a_sibling_is_served_while_a_hostile_guest_runs(own_pool, measured):
     """A healthy guest beside an endless loop keeps its results, and its times stay of the same order."""
 
     async def times(count: int) -> list[float]:
@@ -406,6 +412,6 @@ async def test_a_sibling_is_served_while_a_hostile_guest_runs(own_pool, record_p
     hostile.cancel()
     await asyncio.gather(hostile, return_exceptions=True)
     p99 = [statistics.quantiles(taken, n=100)[98] for taken in (alone, beside)]
-    record_property("p99_ratio", round(p99[1] / p99[0], 2))
+    measured("p99_ratio", round(p99[1] / p99[0], 2))
     # The median is asserted: of fifty runs, the 99th percentile is whatever else the machine did meanwhile.
     assert statistics.median(beside) < 2 * statistics.median(alone) + 0.05

@@ -1,7 +1,7 @@
 """The guest ABIs against the real engine: host functions, files, environment, entries, components."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -20,6 +20,12 @@ async def pool(tmp_path_factory) -> AsyncIterator[WorkerPool]:
     made = WorkerPool(tmp_path_factory.mktemp("runtime") / "compiled", 1)
     yield made
     await made.close()
+
+
+@pytest.fixture
+def measured(record_testsuite_property, request) -> Callable[[str, object], None]:
+    """Records a measurement of the test in the report that `--junitxml` writes."""
+    return lambda name, value: record_testsuite_property(f"{request.node.name} {name}", value)
 
 
 async def done(pool: WorkerPool, job: GuestJob) -> GuestDone:
@@ -141,7 +147,7 @@ async def test_a_component_that_wants_the_network_is_denied(pool):
     assert "wasi:http" in await failed(pool, g.guest(g.HTTP_COMPONENT), "denied")
 
 
-async def test_a_warm_job_is_quick(pool, record_property):
+async def test_a_warm_job_is_quick(pool, measured):
     """The time of a job on a warm worker is recorded; a tenth of a second would mean a missed cache."""
     job = g.guest(g.ADD, inputs=["1", "1"])
     await done(pool, job)
@@ -150,5 +156,5 @@ async def test_a_warm_job_is_quick(pool, record_property):
     for _ in range(50):
         await done(pool, job)
     each_s = (loop.time() - begin_s) / 50
-    record_property("warm_job_ms", round(each_s * 1000, 2))
+    measured("warm_job_ms", round(each_s * 1000, 2))
     assert each_s < 0.1
