@@ -14,7 +14,8 @@ LEGACY = rights_of(Kind.LEGACY_PROPLET, "l1", T.base)
 OPERATOR = rights_of(Kind.OPERATOR, "o1", T.base)
 EVERYBODY = (MANAGER, COORDINATOR, PROPLET, LEGACY, OPERATOR)
 
-_LEGACY_KINDS = set(FromProplet) - {FromProplet.EVENTS}
+_LEGACY_KINDS = [kind for kind in FromProplet if kind is not FromProplet.EVENTS]
+_DIRECTED_ONLY = [kind for kind in FromProplet if kind is not FromProplet.CREATE]
 
 
 @pytest.mark.parametrize(
@@ -80,10 +81,7 @@ def test_every_role_may_publish_what_it_must_say(rights: Rights, topic: str) -> 
     ("rights", "action", "topic"),
     [
         *((PROPLET, Action.PUBLISH, T.from_proplet(kind, "p2")) for kind in FromProplet),
-        *(
-            (PROPLET, Action.PUBLISH, T.from_proplet(kind))
-            for kind in set(FromProplet) - {FromProplet.CREATE}
-        ),
+        *((PROPLET, Action.PUBLISH, T.from_proplet(kind)) for kind in _DIRECTED_ONLY),
         *((LEGACY, Action.PUBLISH, T.from_proplet(kind, "l1")) for kind in FromProplet),
         *((rights, Action.PUBLISH, T.from_manager("start", "p1")) for rights in EVERYBODY[1:]),
         (PROPLET, Action.PUBLISH, T.round_update("r1", "p2")),
