@@ -3,7 +3,9 @@
 Commands import what they need when they run, so that `propeller --help` answers at once.
 """
 
+import os
 import sys
+from typing import NoReturn
 
 from propeller.errors import Bug, PropellerError
 
@@ -22,14 +24,21 @@ def main(arguments: list[str] | None = None) -> None:
         raise
     except PropellerError as error:
         _fail(error.message)
+    except OSError as error:
+        # What this machine refuses (a full disk, a read-only directory) is no defect of ours.
+        if isinstance(error, BrokenPipeError):
+            _leave_quietly()
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output (`| head`) has seen enough; keep Python from complaining at exit.
-        sys.stderr.close()
-        sys.exit(0)
 
 
-def _fail(message: str) -> None:
+def _leave_quietly() -> NoReturn:
+    """Whoever read our output (`| head`) has seen enough; keep Python from complaining at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(1)

@@ -26,7 +26,7 @@ from typing import Final
 
 import msgspec
 
-from propeller.errors import Conflict, StorageBroken
+from propeller.errors import Conflict, EnvironmentError_, StorageBroken
 from propeller.roles.identity import write_private
 
 DEFAULT_DATA_DIR: Final = Path(".propeller")
@@ -77,8 +77,13 @@ class DataDir:
         return self.logs / f"{role}.log"
 
     def make(self) -> None:
-        """Create the directory, private to its owner."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Create the directory, private to its owner. Raises `EnvironmentError_` if that cannot be."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentError_(
+                f"cannot keep data in {self.root}: {error.strerror or error}; --data-dir names another place"
+            ) from error
 
     def lock(self) -> int:
         """Take the directory for this process, until the descriptor returned is closed.
