@@ -7,10 +7,12 @@ hear or say does not arrive, though its SUBACK may look like success.
 """
 
 import asyncio
+import errno
 import getpass
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import Self
 
@@ -131,6 +133,7 @@ class MosquittoProcess:
 
         Raises `PortInUse`, or `EnvironmentError_` if Mosquitto is not installed or ends at once.
         """
+        self._check_port()
         configuration = write_configuration(
             self._store, self._directory, host=self.host, port=self.port, persistence=self._persistence
         )
@@ -167,18 +170,28 @@ class MosquittoProcess:
                     continue
                 writer.close()
                 await writer.wait_closed()
-                # Who answered may be the program that holds the port; ours would be ending then.
-                await asyncio.sleep(_POLL_S)
-                if process.returncode is None:
-                    return
+                return
+
+    def _check_port(self) -> None:
+        """Find a taken port before Mosquitto does: afterwards, whoever answers there is taken for it."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            socket.create_server((self.host, self.port), family=family).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise self._taken() from error
+            raise EnvironmentError_(f"cannot listen on {self.host} port {self.port}: {error}") from error
+
+    def _taken(self) -> PortInUse:
+        return PortInUse(
+            f"port {self.port} on {self.host} is taken by another program: stop that, "
+            f"or choose another port with {self._flag}"
+        )
 
     def _explain(self) -> EnvironmentError_:
         said = (self._directory / "mosquitto.log").read_text(encoding="utf-8", errors="replace").strip()
         if "already in use" in said:
-            return PortInUse(
-                f"port {self.port} on {self.host} is taken by another program: stop that, "
-                f"or choose another port with {self._flag}"
-            )
+            return self._taken()
         return EnvironmentError_(f"mosquitto ended at once: {said or 'it said nothing'}")
 
     def reload(self) -> None:
