@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -550,25 +551,22 @@ async def test_small_packets_are_not_held_back(site: Site) -> None:
 
 
 async def test_a_flood_leaves_the_loop_its_turns(site: Site, watcher: Watcher) -> None:
-    """While one client floods, the loop is never held for long, and nothing of the flood is lost."""
+    """While one client floods, everybody else gets a turn every few packets, and nothing is lost."""
     raw = await Raw.enter(site, "p1")
     flood = b"".join(
         encode_publish(RESULTS, b"%d" % number, packet_id=None, retain=False) for number in range(5000)
     )
-    lags: list[float] = []
+    seen: list[int] = []
 
-    async def probe() -> None:
-        loop = asyncio.get_running_loop()
+    async def count_at_each_turn() -> None:
         while True:
-            began_s = loop.time()
+            seen.append(site.broker.traffic.published)
             await asyncio.sleep(0)
-            lags.append(loop.time() - began_s)
 
-    probing = asyncio.create_task(probe())
+    counting = asyncio.create_task(count_at_each_turn())
     raw.writer.write(flood)
     await watcher.hears(b"4999")
-    probing.cancel()
+    counting.cancel()
     assert len(watcher.heard) == 5000
-    lags.sort()
-    assert lags[int(len(lags) * 0.9)] < limits.EVENT_LOOP_LAG_S_MAX
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= 64
     await raw.close()
