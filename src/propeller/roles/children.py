@@ -1,6 +1,6 @@
-"""The proplets of `up`: a process each, started again if it ends, and never left behind.
+"""The proplets of `up`, as `up` sees them: one nursery process that is told what to run, and stopped.
 
-A child is told everything in one argument, without secrets: its keys are in the private `config.toml`.
+What it is told holds no secrets: keys are in the private `config.toml`.
 """
 
 import asyncio
@@ -14,78 +14,75 @@ from typing import BinaryIO
 import msgspec
 
 from propeller.roles.identity import Services
-from propeller.telemetry.logs import logger
+from propeller.telemetry.logs import Level, logger
 
 RESTART_S = 1.0
-RESTART_S_MAX = 30.0
-STOP_S = 3.0
-"""A proplet that was asked to end has this long to say goodbye."""
-STEADY_S = 60.0
-"""Having run for this long, a child's next pause is the short one again."""
+STOP_S = 4.0
+"""More than the nursery gives its proplets to say goodbye."""
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """What one proplet process is told. `parent` is the process that it must not outlive."""
+    """What one proplet process is told."""
 
     config: str
     section: str
     directory: str
     cache: str
     log: str
-    level: str
-    parent: int
+    level: Level
     heartbeat_s: float
     slots: int
     services: Services
     allowed_origins: list[str]
     insecure_registries: list[str]
-    data: str = ""
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What the nursery is told. `parent` is the process that it must not outlive."""
+
+    parent: int
+    children: list[Child]
 
 
 @contextlib.asynccontextmanager
-async def children(told: Sequence[Child]) -> AsyncIterator[list["asyncio.Task[None]"]]:
-    """A process for each of `told`, for the life of the context; they are stopped together."""
-    tasks = [asyncio.create_task(_keep(one), name=one.section) for one in told]
+async def children(told: Sequence[Child], log: Path) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """A process for each of `told`, for the life of the context; `log` takes what the nursery itself says."""
+    if not told:
+        yield []
+        return
+    task = asyncio.create_task(_keep(Told(parent=os.getpid(), children=list(told)), log), name="proplets")
     try:
-        yield tasks
+        yield [task]
     finally:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        task.cancel()
+        await asyncio.wait([task])
 
 
-async def _keep(child: Child) -> None:
-    """Start `child`, and again whenever it ends, with growing pauses."""
-    pause_s, loop = RESTART_S, asyncio.get_running_loop()
+async def _keep(told: Told, log: Path) -> None:
+    """Run the nursery, and again should it ever end."""
     while True:
-        started_s = loop.time()
-        status = await _run_once(child)
-        if loop.time() - started_s > STEADY_S:
-            pause_s = RESTART_S
-        logger().error(
-            "proplet ended; starting it again", section=child.section, status=status, pause_s=pause_s
-        )
-        await asyncio.sleep(pause_s)
-        pause_s = min(RESTART_S_MAX, pause_s * 2)
+        status = await _run_once(told, log)
+        logger().error("the proplets' nursery ended; starting it again", status=status)
+        await asyncio.sleep(RESTART_S)
 
 
-async def _run_once(child: Child) -> int:
-    with await asyncio.to_thread(_open_log, Path(child.log)) as log:
+async def _run_once(told: Told, log: Path) -> int:
+    with await asyncio.to_thread(_open_log, log) as file:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "propeller.roles.child", msgspec.json.encode(child).decode()),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            *(sys.executable, "-m", "propeller.roles.nursery"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=file,
+            stderr=file,
             # Ctrl-C in a terminal reaches the whole foreground group; the parent alone passes the word on.
             start_new_session=True,
             env=_environment(),
         )
     try:
-        return await process.wait()
+        await process.communicate(msgspec.json.encode(told))
     except asyncio.CancelledError:
         await _stop(process)
         raise
+    return process.returncode or 0
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -10,7 +10,8 @@
     DATA/model-registry/      registry.db and model versions
     DATA/data-store/          data-store.db and data sets
     DATA/registry/            OCI images
-    DATA/proplets/SECTION/    each proplet's spool, caches and client state
+    DATA/proplets/SECTION/    each proplet's spool and client state, and its process id
+    DATA/cache/               images and compiled modules, shared by the proplets
     DATA/logs/ROLE.log        JSON lines
 
 It must not know how any of these files is made.

@@ -1,6 +1,5 @@
 """From a machine's place and identities to what each of its roles is told. Pure: opens and starts nothing."""
 
-import os
 from collections.abc import Mapping
 
 from propeller.roles.children import Child
@@ -111,7 +110,6 @@ def child(up: UpRole, config_path: str, place: Place, section: str) -> Child:
         cache=str((up.data.root / "cache").absolute()),
         log=str(up.data.log(section).absolute()),
         level=up.level,
-        parent=os.getpid(),
         heartbeat_s=up.heartbeat_s,
         slots=up.slots,
         services=place.services(),

@@ -77,7 +77,7 @@ async def system(up: UpRole) -> AsyncIterator[System]:
         tasks = await stack.enter_async_context(_services(up, config, place, sockets))
         ids = {section: config.identity(section).client_id for section in plan.sections(up)}
         told = [plan.child(up, str(up.data.config.absolute()), place, section) for section in ids]
-        tasks += await stack.enter_async_context(children(told))
+        tasks += await stack.enter_async_context(children(told, up.data.log("proplets")))
         await _ready(place, ids, tasks)
         stack.callback(up.data.forget_note)
         _tell(up, config, place, list(ids.values()))
