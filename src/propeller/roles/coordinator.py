@@ -11,8 +11,9 @@ from propeller.clock import SystemClock
 from propeller.federation.coordinator.app import ROLE, build
 from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.roles.connection import bus_of, topics_of
-from propeller.roles.serving import answer, http_client, make_private, sized_offload
+from propeller.roles.serving import answer, make_private, sized_offload
 from propeller.roles.settings import CoordinatorRole
+from propeller.roles.web import http_client
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.coordinator_store import ROLE as DATABASE
 from propeller.storage.coordinator_store import SqliteCoordinatorStore

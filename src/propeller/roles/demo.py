@@ -29,7 +29,7 @@ from propeller.roles.demo_show import Outcome, Progress, RoundSeen
 from propeller.roles.demo_system import own_system
 from propeller.roles.layout import DataDir, Running
 from propeller.roles.process import run
-from propeller.roles.serving import http_client
+from propeller.roles.web import http_client
 from propeller.runtime.pool import WorkerPool
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody, RoundDetail

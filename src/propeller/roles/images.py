@@ -12,7 +12,7 @@ from propeller.images.auth import Credential
 from propeller.images.client import OciImages
 from propeller.images.reference import Reference
 from propeller.ports import Http
-from propeller.roles.serving import http_client
+from propeller.roles.web import http_client
 
 T = TypeVar("T")
 

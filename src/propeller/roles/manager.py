@@ -8,8 +8,9 @@ from propeller.clock import SystemClock
 from propeller.manager.app import ROLE, opened
 from propeller.manager.config import ManagerConfig
 from propeller.roles.connection import bus_of, topics_of
-from propeller.roles.serving import answer, http_client, make_private
+from propeller.roles.serving import answer, make_private
 from propeller.roles.settings import ManagerRole
+from propeller.roles.web import http_client
 from propeller.telemetry.metrics import RoleMetrics
 
 

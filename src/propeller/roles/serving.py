@@ -18,7 +18,6 @@ from propeller.federation.aggregator import app as aggregator
 from propeller.federation.data_store import app as data_store
 from propeller.federation.model_registry import app as model_registry
 from propeller.federation.offload import SizedOffload
-from propeller.http.client import AiohttpHttp
 from propeller.http.listen import bind, serve
 from propeller.http.server import create_app
 from propeller.images.registry.app import RegistryApp, create_registry_app
@@ -114,16 +113,6 @@ async def answer(app: Litestar, sock: socket.socket, metrics: RoleMetrics) -> No
 def make_private(directory: Path) -> None:
     """Make a role's directory, for its owner alone."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-@contextlib.asynccontextmanager
-async def http_client() -> AsyncIterator[AiohttpHttp]:
-    """A client for the life of the context."""
-    http = AiohttpHttp()
-    try:
-        yield http
-    finally:
-        await http.close()
 
 
 @contextlib.asynccontextmanager

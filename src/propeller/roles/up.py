@@ -27,13 +27,13 @@ from propeller.roles.place import LOOPBACK, Place
 from propeller.roles.process import watch
 from propeller.roles.readiness import wait_ready
 from propeller.roles.serving import (
-    http_client,
     run_aggregator,
     run_data_store,
     run_model_registry,
     run_registry,
 )
 from propeller.roles.settings import BrokerRole, UpRole
+from propeller.roles.web import http_client
 from propeller.telemetry import logs
 
 ROLE = "up"
