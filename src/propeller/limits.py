@@ -46,7 +46,7 @@ MQTT_RETAINED_MESSAGES_MAX = 10_000
 """Topics that hold a retained message; further ones are delivered and not kept."""
 API_KEY_CHARS_MAX = 256
 MQTT_RECONNECT_BASE_S = 0.2
-MQTT_RECONNECT_MAX_S = 15.0
+MQTT_RECONNECT_MAX_S = 4.0
 """Full-jitter backoff: uniform in [0, min(max, base * 2**n)]."""
 MQTT_INBOX_MESSAGES_MAX = 20_000
 """Undecoded messages a role holds; beyond it the oldest heartbeat-like ones are dropped and counted."""

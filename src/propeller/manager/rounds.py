@@ -148,7 +148,7 @@ class Rounds:
             else:
                 await self._store.commit(self._held(launch, asked))
             if launch.state is LaunchState.INTENT:
-                await self._carry_out(launch)
+                await self._carry_out(launch, fresh=known is None)
         await self._say_launched(RoundLaunched(round_id=launch.round_id, tasks=len(launch.tasks)))
 
     def _held(self, launch: Launch, asked: ExperimentBody) -> list[ManagerChange]:
@@ -162,14 +162,19 @@ class Rounds:
             *(SaveTask(task=define(task), new=True) for task in tasks),
         ]
 
-    async def _carry_out(self, launch: Launch) -> None:
-        """From a stored intent to started tasks; on refusal or silence the intent is withdrawn."""
+    async def _carry_out(self, launch: Launch, *, fresh: bool) -> None:
+        """From a stored intent to started tasks.
+
+        On refusal or silence a fresh intent is withdrawn. One that a crash left behind may have begun, and
+        stays for `resume`.
+        """
         if self._coordinator is None:
             raise Unsupported("this manager has no coordinator", code="no_coordinator")
         try:
             await self._registered(launch, self._coordinator)
         except PropellerError:
-            await self._withdraw(launch)
+            if fresh:
+                await self._withdraw(launch)
             raise
         await self._start_all(launch)
         await self._publish_notice(launch)
@@ -207,7 +212,9 @@ class Rounds:
         """Whether an interrupted launch is settled: carried out, or refused for good."""
         with about(round_id=launch.round_id):
             async with self._turn(launch.round_id):
-                if self._coordinator is None:
+                # A request may have carried it out or withdrawn it since it was listed.
+                current = await self._store.launch(launch.round_id)
+                if self._coordinator is None or current is None or current.state is not LaunchState.INTENT:
                     return True
                 try:
                     await self._registered(launch, self._coordinator)
