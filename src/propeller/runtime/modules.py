@@ -16,6 +16,7 @@ from propeller import limits
 from propeller.runtime.cache import CompileCache
 from propeller.runtime.engine import Sandbox, fingerprint
 from propeller.runtime.failure import Unfit
+from propeller.runtime.segments import joined
 
 Loaded = Module | Component
 Kind = Literal["core", "component"]
@@ -57,7 +58,7 @@ class Modules:
         return loaded
 
     def _compile(self, digest: str, kind: Kind, content: bytes) -> Loaded:
-        compiled = _CLASSES[kind](self._engine, content)
+        compiled = _CLASSES[kind](self._engine, joined(content) if kind == "core" else content)
         self._cache.store(self._name(digest, kind), compiled.serialize())
         # The copy mapped from the file costs this process nothing; the compiler's memory goes back.
         mapped = self._stored(digest)
