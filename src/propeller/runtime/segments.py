@@ -70,8 +70,8 @@ def joined(module: bytes) -> bytes:
 
     Only active segments of the first memory at constant addresses that do not overlap are joined, and only
     where no instruction can name a segment (there is no data count section). A memory from outside, whose
-    bytes in the gaps need not be zero, is nothing that this runtime ever provides. Malformed modules come back
-    as they are: the compiler says what is wrong. At most doubles the size.
+    bytes in the gaps need not be zero, is nothing that this runtime ever provides. Malformed modules come
+    back as they are: the compiler says what is wrong. At most doubles the size.
     """
     try:
         return _rewritten(memoryview(module)) or module
