@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from propeller.fl.strategies.base import Contribution, aggregate, in_participant_order
+from propeller.fl.aggregation import aggregate, in_participant_order
+from propeller.fl.strategies.base import Contribution
 from propeller.fl.strategies.fedavg import FedAvg
 from propeller.fl.tensors import Tensors, content_hash
 from propeller.fl.update import mean_metrics

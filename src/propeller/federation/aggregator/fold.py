@@ -4,19 +4,17 @@ Reads the documented JSON body, checks that the updates fit together, and lets a
 not know HTTP, rounds or participants' rights: whoever sends updates here has admitted them.
 """
 
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from propeller import limits
-from propeller.errors import BadInput, Unsupported
-from propeller.fl.strategies import base as strategies
+from propeller.errors import BadInput
+from propeller.fl.aggregation import aggregate
+from propeller.fl.strategies.base import Aggregated, Contribution, Strategy, check_samples
 from propeller.fl.strategies.registry import strategy
 from propeller.fl.tensors import EMPTY, Tensors, check_finite, check_like, content_hash, from_json, to_json
 from propeller.wire import codec
-
-_SERVED: Final = frozenset({"sum", "each", "columns"})
-"""All updates of a JSON body are in memory together, so every need of a strategy can be served."""
 
 
 class _Update(msgspec.Struct, kw_only=True):
@@ -45,14 +43,10 @@ def fold(body: bytes) -> bytes:
     if not request.updates:
         raise BadInput("updates is an empty list; send at least one update", code="no_updates")
     chosen = strategy(request.strategy)
-    if chosen.needs not in _SERVED:
-        raise Unsupported(
-            f"strategy {chosen.name} needs {chosen.needs!r}, which this aggregator does not serve"
-        )
     base = None if request.base is None else _finite(request.base, "base")
-    done = strategies.aggregate(
+    done = aggregate(
         chosen,
-        _contributions(request.updates, base),
+        _contributions(request.updates, None if base is None else chosen.expects(base)),
         base=base,
         state=EMPTY if request.state is None else _finite(request.state, "state"),
         options=request.options,
@@ -63,8 +57,8 @@ def fold(body: bytes) -> bytes:
     return codec.encode(_full(done, chosen, len(request.updates)))
 
 
-def _contributions(updates: list[_Update], base: Tensors | None) -> list[strategies.Contribution]:
-    like, contributions = base, []
+def _contributions(updates: list[_Update], like: Tensors | None) -> list[Contribution]:
+    contributions = []
     for index, update in enumerate(updates):
         what = f"updates[{index}]"
         tensors = _finite(update.update, f"{what}.update")
@@ -75,7 +69,7 @@ def _contributions(updates: list[_Update], base: Tensors | None) -> list[strateg
         samples = _samples(update.num_samples, what)
         if samples:
             contributions.append(
-                strategies.Contribution(participant=update.proplet_id, samples=samples, tensors=tensors)
+                Contribution(participant=update.proplet_id, samples=samples, tensors=tensors)
             )
     if not contributions:
         raise BadInput("num_samples is 0 in every update; at least one must be positive", code="bad_samples")
@@ -83,7 +77,7 @@ def _contributions(updates: list[_Update], base: Tensors | None) -> list[strateg
 
 
 def _samples(samples: float, what: str) -> int:
-    return 0 if samples == 0 else strategies.check_samples(samples, what)
+    return 0 if samples == 0 else check_samples(samples, what)
 
 
 def _finite(model: dict[str, Any], what: str) -> Tensors:
@@ -92,7 +86,7 @@ def _finite(model: dict[str, Any], what: str) -> Tensors:
     return tensors
 
 
-def _full(done: strategies.Aggregated, chosen: strategies.Strategy, updates: int) -> dict[str, object]:
+def _full(done: Aggregated, chosen: Strategy, updates: int) -> dict[str, object]:
     return {
         "model": to_json(done.model),
         "state": to_json(done.state),

@@ -1,46 +1,63 @@
-"""What a strategy is, and how one is found by name. Knows no algorithm and no transport.
+"""What a strategy is. Knows no algorithm, no transport, and not how a fold is carried out.
 
-A strategy says what it *needs* of the aggregator:
+A strategy answers up to three questions; `fl.aggregation` asks them, and does all reading and writing:
 
-* `sum`      one update at a time, memory independent of the number of clients (FedAvg, FedAdam);
-* `each`     all updates of a round at hand together (Krum);
-* `columns`  for each parameter, the values of all clients (median, trimmed mean).
+1. how much each update counts: `weigh`, from samples and staleness, or (`needs = "each"`) from distances;
+2. what becomes of one parameter's values: their weighted mean, or (`column`) anything else of them;
+3. how the model moves from its base towards that: `step`, with a state that is kept between rounds.
 
-An aggregator that does not serve a strategy's need refuses it with a clear error. `sum` strategies are a
-`Fold`: contributions go in by ascending participant, so that the bits of the result depend on the set of
-updates and never on their arrival. State (momentum, moments) goes in and comes out as tensors, stored with
-the model version, so that the aggregator itself remembers nothing.
+`needs` says what must be at hand, and so what a strategy excludes:
 
-Outside packages add strategies by the entry point group `propeller.strategies`: name → a `Strategy` class or
-instance.
+* `sum`      Σ weight·update and Σ weight only: every update is read once (FedAvg, FedAdam);
+* `columns`  for each parameter, the values of all clients (median, trimmed mean);
+* `each`     all updates together, read more than once (Krum). No secure aggregation, nor with `columns`.
+
+Numbers come and go as float64 blocks, slices of one tensor, so that a strategy is a few lines of arithmetic
+and knows nothing of dtypes, files or threads. State (momentum, moments) is stored with the model version;
+the aggregator remembers nothing. Outside packages add strategies by the entry point group
+`propeller.strategies`: name → a `Strategy` class or instance.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Final, Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from propeller import limits
-from propeller.errors import BadInput, Bug, Unsupported
-from propeller.fl.tensors import EMPTY, Tensors, content_hash
+from propeller.errors import BadInput
+from propeller.fl.strategies.options import Number, Options, Settings, checked
+from propeller.fl.tensors import EMPTY, Tensors
 
 Needs = Literal["sum", "each", "columns"]
-Options = Mapping[str, object]
-"""A strategy's own settings, as JSON values: the strategy checks them."""
+F64 = npt.NDArray[np.float64]
+
+API: Final = 1
+"""Version of this seam. A strategy of another one is refused when it is loaded."""
 
 ENTRY_POINTS: Final = "propeller.strategies"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contribution:
-    """One participant's part of a round: its tensors, weighted by how many samples they saw (1 or more)."""
+class Party:
+    """What is known of one participant's part beside its tensors."""
 
     participant: str
     samples: int
-    tensors: Tensors
+    """How many samples it saw, by its own account: 1 or more."""
+    staleness: int = 0
+    """Versions made between the one it started from and the round's base; 0 except when asynchronous."""
 
     def __post_init__(self) -> None:
         check_samples(self.samples, f"the update of {self.participant!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution(Party):
+    """One participant's part of a round: its trained model, in memory or mapped from a file."""
+
+    tensors: Tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,43 +70,128 @@ class Aggregated:
     """Samples of all contributions together."""
 
 
-class Fold(Protocol):
-    """One aggregation in progress."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """The whole round in numbers, as a `step` may want them."""
 
-    def add(self, contribution: Contribution) -> None:
-        """Take one contribution in, in ascending order of participant.
+    updates: int
+    samples: int
+    weight: float
+    """Sum of all weights."""
 
-        Raises `BadInput` `wrong_shape` if its tensors are not like the base's (the first one's without base).
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A slice of one floating-point tensor, on which a `step` works. Arrays are flat, float64 and its own."""
+
+    tensor: str
+    mean: F64
+    """What the round's updates came to: their weighted mean, or the strategy's own `column`."""
+    base: F64
+    """The model that the round started from."""
+    state: Mapping[str, F64]
+    """This tensor's part of each slot of the strategy's state."""
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a `step` answers: new parameters, and the new content of every slot."""
+
+    model: F64
+    state: Mapping[str, F64] = field(default_factory=dict)
+
+
+class Round(Protocol):
+    """The closed set of updates, in participant order, as `weigh` sees it."""
+
+    @property
+    def parties(self) -> Sequence[Party]:
+        """Who sent, and what is known of it."""
+        ...
+
+    def distances(self) -> F64:
+        """Squared L2 distances between all updates, over all floating-point tensors: [n, n].
+
+        Reads every update once more. Only for strategies whose `needs` is `each`.
         """
         ...
 
-    def finish(self) -> Aggregated:
-        """The result. Raises `BadInput` `no_updates` if nothing was added. Called once."""
+    def norms(self) -> F64:
+        """L2 norm of every update's difference from the base: [n]. Raises `BadInput` without a base."""
         ...
 
 
-@runtime_checkable
-class Strategy(Protocol):
-    """An algorithm of server-side aggregation. Instances hold no state between calls."""
+class Strategy:
+    """A server-side algorithm. Subclass it, name it, override what differs from FedAvg.
 
-    name: str
-    version: int
+    Instances hold no state between calls. All methods are pure.
+    """
+
+    api: int = API
+    name: str = ""
+    version: int = 1
     """Grows when the same updates would give other bits; recorded with every model version."""
-    needs: Needs
-    coordinatewise: bool
-    """True if each parameter depends on its own column alone: slices may be folded apart, with equal bits."""
+    needs: Needs = "sum"
+    options: ClassVar[Mapping[str, Number]] = {}
+    """The options it has, all numbers."""
+    slots: tuple[str, ...] = ()
+    """Names of its state: each slot is a copy of the model's floating-point tensors, begun by `begin`."""
+    needs_base: bool = False
+    """True if `step` or `weigh` reads the base; it is refused without one."""
 
     def check_options(self, options: Options) -> None:
         """Return if `options` are lawful, else raise `BadInput` `bad_options` naming the option."""
-        ...
+        self.settings(options)
 
-    def start(self, *, base: Tensors | None, state: Tensors, options: Options) -> Fold:
-        """Begin to fold a round that started from `base` (None: take names and shapes from the updates).
+    def settings(self, options: Options) -> Settings:
+        """Every option of this strategy with its value, given or default. Raises `BadInput` `bad_options`."""
+        return checked(self.name, options, self.options)
 
-        `state` is what the last `Aggregated` of this experiment carried, `EMPTY` at first. Raises `BadInput`
-        for options or state that are not this strategy's.
+    def hyperparams(self, settings: Settings) -> Mapping[str, object]:
+        """What trainers must be told beside the experiment's own hyperparameters."""
+        del settings
+        return {}
+
+    def least_updates(self, settings: Settings) -> int:
+        """With how few updates it still keeps its promise; a round that could close with fewer is refused."""
+        del settings
+        return 1
+
+    def expects(self, base: Tensors) -> Tensors:
+        """Names, shapes and dtypes of an update to a round that starts from `base`, and of what it makes.
+
+        Values are those of the base, and zero for what an update carries beside the model.
         """
-        ...
+        return base
+
+    def weigh(self, round_: Round, settings: Settings) -> F64:
+        """How much each update counts: [n], not negative, not all zero; here, its samples.
+
+        A strategy that needs `each` may answer n + 1 weights: the last one is that of the base.
+        """
+        del settings
+        return np.array([party.samples for party in round_.parties], dtype=np.float64)
+
+    def column(self, values: F64, settings: Settings) -> F64:
+        """What becomes of a block of parameters: [n, width] → [width]. `values` may be overwritten.
+
+        Only updates of positive weight are among `values`. Asked of strategies that override it, only.
+        """
+        raise NotImplementedError
+
+    def begin(self, slot: str, settings: Settings) -> float:
+        """What a slot is filled with before the first round."""
+        del slot, settings
+        return 0.0
+
+    def step(self, block: Block, settings: Settings) -> Moved:
+        """Where the model goes from `block.base`, given `block.mean`: here, to the mean.
+
+        Not asked for tensors of whole numbers: they become their mean, rounded to even.
+        """
+        del settings
+        return Moved(block.mean)
 
 
 def check_samples(samples: object, what: str) -> int:
@@ -117,73 +219,13 @@ def _shown(value: object) -> str:
     return str(value)[:40] if isinstance(value, (int, float)) else type(value).__name__
 
 
-def in_participant_order(contributions: Iterable[Contribution]) -> list[Contribution]:
-    """The one order in which a fold takes them: by participant, then (unnamed ones) samples and content."""
-
-    def unnamed(same: list[Contribution]) -> Iterable[Contribution]:
-        return sorted(same, key=lambda one: (one.samples, content_hash(one.tensors)))
-
-    groups: dict[str, list[Contribution]] = {}
-    for contribution in contributions:
-        groups.setdefault(contribution.participant, []).append(contribution)
-    return [
-        contribution
-        for participant in sorted(groups)
-        for contribution in (
-            groups[participant] if len(groups[participant]) == 1 else unnamed(groups[participant])
-        )
-    ]
-
-
-def check_order(last: str | None, contribution: Contribution) -> str:
-    """The participant just taken in. Raises `Bug` if it precedes `last`: the caller forgot to sort."""
-    if last is not None and contribution.participant < last:
-        raise Bug(
-            f"update of {contribution.participant!r} folded after that of {last!r}; sort by participant"
-        )
-    return contribution.participant
-
-
-def aggregate(
-    strategy: Strategy,
-    contributions: Sequence[Contribution],
-    *,
-    base: Tensors | None = None,
-    state: Tensors = EMPTY,
-    options: Options | None = None,
-) -> Aggregated:
-    """One whole aggregation in memory: the same bits for every order of `contributions`."""
-    fold = strategy.start(base=base, state=state, options=options or {})
-    for contribution in in_participant_order(contributions):
-        fold.add(contribution)
-    return fold.finish()
-
-
-def refuse_unknown_options(strategy: str, options: Options, known: Iterable[str]) -> None:
-    """Raise `BadInput` `bad_options` naming the first option that `strategy` does not have."""
-    strange = sorted(set(options) - set(known))
-    if strange:
-        offered = ", ".join(sorted(known)) or "none"
-        raise BadInput(
-            f"strategy {strategy} has no option {strange[0]!r}; it has: {offered}", code="bad_options"
-        )
-
-
-def find(name: str, builtin: Mapping[str, Strategy]) -> Strategy:
-    """The strategy called `name`: a built-in one, else one installed by entry point.
-
-    Raises `BadInput` `unknown_strategy` if there is none, `Unsupported` if what is installed is no strategy.
-    """
-    if name in builtin:
-        return builtin[name]
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        loaded = point.load()
-        made = loaded() if isinstance(loaded, type) else loaded
-        if isinstance(made, Strategy):
-            return made
-        raise Unsupported(f"the entry point {point.value} of strategy {name!r} is no Strategy")
-    raise BadInput(
-        f"no strategy is called {name[:80]!r}; built in: {', '.join(sorted(builtin))}; others come "
-        f"with packages that offer the entry point {ENTRY_POINTS}",
-        code="unknown_strategy",
+def too_few(strategy: str, updates: int, least: int) -> BadInput:
+    """The error of a strategy that cannot keep its promise with so few updates."""
+    return BadInput(
+        f"strategy {strategy} with these options needs at least {least} updates, and there are {updates}; "
+        "ask for more participants, or expect fewer faulty ones",
+        code="too_few_updates",
     )
+
+
+Array = npt.NDArray[Any]
