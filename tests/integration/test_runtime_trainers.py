@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from runtime_guests import guest
-from trainer_builds import SHIPPED, build_logreg, build_stranger, round_environment
 
 from propeller.ports import GuestDone, GuestFailed
 from propeller.runtime.pool import WorkerPool
+from trainer_builds import SHIPPED, build_logreg, build_stranger, round_environment
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("runtime_trainers")]
 
