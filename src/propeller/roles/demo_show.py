@@ -165,6 +165,7 @@ def png_plot(seen: Sequence[RoundSeen], central: float, path: Path) -> None:
     left.axhline(central, color="black", linestyle="--", label="central, held-out accuracy")
     left.set_xlabel("round")
     left.set_ylabel("accuracy")
+    left.xaxis.get_major_locator().set_params(integer=True)
     right = left.twinx()
     right.plot(
         numbers,
