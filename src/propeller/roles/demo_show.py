@@ -158,6 +158,7 @@ def png_plot(seen: Sequence[RoundSeen], central: float, path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     figure, left = plt.subplots(figsize=(8, 4.5))
     numbers = [one.number for one in seen]
@@ -165,7 +166,7 @@ def png_plot(seen: Sequence[RoundSeen], central: float, path: Path) -> None:
     left.axhline(central, color="black", linestyle="--", label="central, held-out accuracy")
     left.set_xlabel("round")
     left.set_ylabel("accuracy")
-    left.xaxis.get_major_locator().set_params(integer=True)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = left.twinx()
     right.plot(
         numbers,
