@@ -101,7 +101,7 @@ GUEST_COMPILE_S = 60.0
 GUEST_COMPILE_BYTES = 2 * 1024 * 1024 * 1024
 """Resident memory of a worker while it compiles; a 100 MiB module of ordinary code stays far below."""
 GUEST_HOST_BYTES = 256 * 1024 * 1024
-"""Resident memory that a running guest may cost its worker beyond its linear memory (tables, code, copies)."""
+"""Resident memory that a running guest may cost its worker beyond its linear memory: tables, code, copies."""
 GUEST_RESULT_BYTES_MAX = 100 * 1024 * 1024
 """What one `put_result` may hand over: as much as an update may weigh."""
 GUEST_FILE_BYTES_MAX = 1024 * 1024 * 1024
@@ -176,9 +176,12 @@ DATASET_TEST_SHARE = 0.2
 DATASET_SEED_ROWS = 64
 """Rows of a synthetic data set, as in the original's demo."""
 OFFLOAD_PROCESS_BYTES = 1024 * 1024
-"""JSON over this goes to a worker process: a thread would hold the interpreter lock for tens of milliseconds."""
+"""JSON over this goes to a worker process: a thread would hold the interpreter lock for tens of ms."""
 OFFLOAD_ANSWER_BYTES_MAX = 1024 * 1024 * 1024
 """Largest answer a role accepts from its own worker process: anything longer is a broken frame."""
+FETCH_S = 60.0
+"""How long an attempt asks again for its module, model and data set while nobody answers. A service that was
+restarted is back by then; a wrong address will never be right, and the proplet's slot is wanted by others."""
 UPDATE_RETRY_S = 1.0
 UPDATE_RETRY_S_MAX = 15.0
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from propeller import limits
 from propeller.errors import Bug, CallerError, PropellerError
 from propeller.ports import Clock, GuestFailed, Runtime
 from propeller.proplet.events import GuestEnded, GuestStarted, UpdateMade
@@ -65,8 +66,8 @@ async def deliver_update(held: Held, bench: Bench) -> GuestEnded:
 async def _run(
     held: Held, start: Start, bench: Bench, started: Callable[[GuestStarted], None]
 ) -> UpdateMade | GuestEnded:
-    # Fetching may take as long as the guest may run; the guest's own time counts from its start.
-    patience = _patience(bench, limits_of(start, bench.supply.limits).wall_s)
+    # The guest's own time counts from its start.
+    patience = _patience(bench, min(limits.FETCH_S, limits_of(start, bench.supply.limits).wall_s))
     job, module = await prepare(start, bench.supply, patience)
     bench.fetched(module)
     started(GuestStarted(held.key))

@@ -4,7 +4,7 @@ import msgspec
 from msgspec import UNSET
 
 from propeller.core.proplet import Proplet
-from propeller.core.run import SHOWN, Attempt, RunState
+from propeller.core.run import SHOWN, Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task, TaskState
 from propeller.stores import TaskRecord
 from propeller.wire.tasks import ZERO_TIME, AttemptView, LimitsBody, PropletView, TaskView, rfc3339
@@ -38,7 +38,7 @@ def task_view(record: TaskRecord) -> TaskView:
         results=msgspec.Raw(record.results) if record.results and record.results != b"null" else UNSET,
         error=run.reason or "failed" if run and ended_badly else "",
         failure=run.failure if run else "",
-        reason=run.reason if run else "",
+        reason=_reason(run) if run else "",
         run=run.number if run else 0,
         attempts=[_attempt_view(one) for one in run.attempts] if run else [],
         start_time=rfc3339(run.started_at_s if run else 0.0),
@@ -47,6 +47,14 @@ def task_view(record: TaskRecord) -> TaskView:
         updated_at=rfc3339(task.updated_at_s),
         next_run=ZERO_TIME,
     )
+
+
+def _reason(run: Run) -> str:
+    """Why the run waits or how it ended; a run that prepares says so too, as that can take a while."""
+    attempt = run.attempt
+    if run.reason or attempt is None or attempt.state is not AttemptState.ACCEPTED:
+        return run.reason
+    return f"{attempt.proplet_id} has accepted it and gets its module and inputs"
 
 
 def _shown_proplet(task: Task, attempt: Attempt | None) -> str:
