@@ -168,3 +168,16 @@ def test_help_is_fast():
         subprocess.run([sys.executable, "-m", "propeller", "--help"], capture_output=True, check=True)
         times.append(time.monotonic() - began_s)
     assert min(times) < 0.4
+
+
+def test_provision_takes_its_options_on_either_side_of_add_proplets(capsys, tmp_path):
+    """`provision --data-dir D add-proplets 1` means the same as with the option last."""
+    config, data = str(tmp_path / "config.toml"), str(tmp_path / "d")
+    assert _run(capsys, "provision", "-f", config, "--data-dir", data)[0] == 0
+    for arguments in (
+        ("provision", "-f", config, "--data-dir", data, "add-proplets", "1"),
+        ("provision", "add-proplets", "1", "-f", config, "--data-dir", data),
+    ):
+        status, out, err = _run(capsys, *arguments)
+        assert (status, err) == (0, "")
+        assert config in out

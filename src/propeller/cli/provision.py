@@ -53,14 +53,19 @@ def provision(
 def add_proplets(
     ctx: typer.Context,
     count: Annotated[int, typer.Argument(metavar="N", min=1)],
-    file_name: FileName = Path("config.toml"),
+    file_name: Annotated[
+        Path | None, typer.Option("--file-name", "-f", help="Where the keys are written.")
+    ] = None,
     data_dir: DataDir = None,
     legacy: Annotated[bool, typer.Option("--legacy", help="For workers of the original system.")] = False,
 ) -> None:
     """Make N more workers for a system that runs, or will; its broker accepts them at once."""
     from propeller.roles.provisioning import add
 
-    made = add(file_name, count, data_dir, os.environ, legacy=legacy)
+    # The group has both options too, and a user does not know which of the two words they belong to.
+    group = ctx.parent.params if ctx.parent is not None else {}
+    path = file_name or group.get("file_name") or Path("config.toml")
+    made = add(path, count, data_dir or group.get("data_dir"), os.environ, legacy=legacy)
     _show(ctx, made.ids, made.next_steps)
 
 
