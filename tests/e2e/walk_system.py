@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -360,3 +361,26 @@ def started(
         raise
     if system.process.poll() is None:
         system.stop()
+
+
+@contextmanager
+def joined(system: System, config: Path, home: Path, *flags: str) -> Iterator[str]:
+    """Another worker, as in another terminal: `propeller proplet`, alive at the manager; its id."""
+    with config.open("rb") as text:
+        (identity,) = [one for name, one in tomllib.load(text).items() if name.startswith("proplet")]
+    proplet_id = str(identity["client_id"])
+    command = [str(PROPELLER), "proplet", "--config", str(config), "--data-dir", str(home), *flags]
+    with (home / "proplet.log").open("ab") as log:
+        process = subprocess.Popen([*command, "--metrics-port", "0"], stdout=log, stderr=log)
+
+    def is_alive() -> bool:
+        assert process.poll() is None, (home / "proplet.log").read_text()
+        answer = system.get("manager", f"/proplets/{proplet_id}")
+        return answer.status == 200 and answer.body["alive"]
+
+    try:
+        until("the worker has joined", is_alive)
+        yield proplet_id
+    finally:
+        process.terminate()
+        process.wait(STOP_S)
