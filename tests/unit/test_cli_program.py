@@ -181,3 +181,10 @@ def test_provision_takes_its_options_on_either_side_of_add_proplets(capsys, tmp_
         status, out, err = _run(capsys, *arguments)
         assert (status, err) == (0, "")
         assert config in out
+
+
+def test_urls_come_from_the_shell_and_a_flag_wins(capsys, monkeypatch):
+    """After `. ./.propeller.env` commands find a system on other ports."""
+    monkeypatch.setenv("MANAGER_URL", "http://127.0.0.1:7")
+    assert "http://127.0.0.1:7 " in _run(capsys, "tasks", "list")[2]
+    assert NOWHERE in _run(capsys, "tasks", "list", "-m", NOWHERE)[2]
