@@ -157,9 +157,11 @@ class ModelStore(Protocol):
     """The versions of named models and their content (safetensors bytes). Versions are immutable."""
 
     async def add(
-        self, proposal: Proposal, content: bytes, *, created_at_s: float
+        self, proposal: Proposal, content: bytes, *, state: bytes = b"", created_at_s: float
     ) -> tuple[ModelVersion, bool]:
         """Store durably where `fl.versions.place` says; False if the version was there already.
+
+        `state` is kept with a new version: what its strategy wants back next time, empty if nothing.
 
         The first answer describes the version as stored. Raises what `place` raises.
         """
@@ -171,6 +173,10 @@ class ModelStore(Protocol):
 
     async def content(self, name: str, version: int) -> bytes:
         """Its safetensors bytes; raises `NotFound`, or `StorageBroken` if the disk lies."""
+        ...
+
+    async def state(self, name: str, version: int) -> bytes:
+        """The strategy's state that was stored with it, empty if none was; raises `StorageBroken`."""
         ...
 
     async def versions(self, name: str) -> tuple[int, ...]:
@@ -204,6 +210,8 @@ class DatasetStore(Protocol):
 
 # --- guests ----------------------------------------------------------------------------------------------
 
+OutputStream = Literal["stdout", "stderr"]
+
 FailureKind = Literal[
     "invalid_module", "trap", "exit", "cpu", "timeout", "memory", "stack", "output", "denied", "stopped"
 ]
@@ -224,6 +232,15 @@ class GuestLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A host directory that a guest sees as `guest`, an absolute path; read-only unless `writable`."""
+
+    host: Path
+    guest: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GuestJob:
     """One run of a module. `name` picks an export only if the module has it; else `_start` runs.
 
@@ -240,7 +257,17 @@ class GuestJob:
     env: Mapping[str, str] = field(default_factory=dict)
     host_strings: Mapping[str, str] = field(default_factory=dict)
     files: Path | None = None
+    folders: Sequence[Folder] = ()
+    """Further directories of the host, beside `/fl`."""
     limits: GuestLimits = field(default_factory=GuestLimits)
+    endless: bool = False
+    """A service: no wall or CPU limit, and of its output the end is kept rather than the beginning."""
+    load_only: bool = False
+    """Compile the module and keep it at hand; the guest is not entered."""
+    on_output: Callable[[OutputStream, bytes, int], None] | None = None
+    """Told what the guest prints while it runs: stream, bytes, and how many were skipped before them."""
+    on_worker: Callable[[int], None] | None = None
+    """Told the id of the process that the guest runs in, when it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

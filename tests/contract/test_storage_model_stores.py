@@ -1,6 +1,8 @@
 """What every `ports.ModelStore` promises."""
 
 import asyncio
+import contextlib
+import sqlite3
 
 import pytest
 
@@ -159,4 +161,30 @@ async def test_sqlite_says_which_version_lost_its_file(tmp_path):
         await blobs.delete(digest)
     with pytest.raises(StorageBroken, match="version 0 of model 'm' has lost its file"):
         await store.content("m", 0)
+    await database.close()
+
+
+@pytest.mark.parametrize("state", [SMALL, LARGE], ids=["small", "large"])
+async def test_state_is_kept_with_the_version_it_came_with(store, state):
+    """Whole, once: a repetition changes nothing; a version without state has none, nor has an unknown one."""
+    await store.add(proposal(round_id="r0"), SMALL, state=state, created_at_s=0)
+    await store.add(proposal(round_id="r0"), SMALL, state=b"other", created_at_s=0)
+    await store.add(proposal(round_id="r1"), SMALL, created_at_s=0)
+    assert [await store.state("m", number) for number in (0, 1, 2)] == [state, b"", b""]
+
+
+async def test_sqlite_registry_of_the_first_schema_takes_states(tmp_path):
+    """A file from before states had a place is brought forward, with all its versions."""
+    path = tmp_path / "registry.db"
+    database = await Database.open(path, role=ROLE, base="b")
+    await SqliteModelStore(database, MemoryBlobs()).add(proposal(), SMALL, created_at_s=0)
+    await database.close()
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        older.execute("DROP TABLE model_states")
+        older.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
+        older.commit()
+    database = await Database.open(path, role=ROLE, base="b")
+    store = SqliteModelStore(database, MemoryBlobs())
+    await store.add(proposal(round_id="r1"), SMALL, state=SMALL, created_at_s=0)
+    assert (await store.content("m", 0), await store.state("m", 1)) == (SMALL, SMALL)
     await database.close()

@@ -133,7 +133,9 @@ BAD_EXPERIMENTS = [
     ({"model_ref": "fl/models/global_model_v7"}, "missing_model"),
     ({"model_ref": "fl/models/other_v0"}, "missing_model"),
     ({"model_ref": "nonsense"}, "bad_model_ref"),
-    ({"strategy": "krum"}, "unknown_strategy"),
+    ({"strategy": "magic"}, "unknown_strategy"),
+    ({"strategy": "krum"}, "too_few_updates"),
+    ({"strategy": {"name": "fedprox", "options": {"mu": 0.5}}, "hyperparams": {"mu": 1}}, "bad_options"),
     ({"strategy": {"name": "fedavg", "options": {"mu": 1}}}, "bad_options"),
     ({"hyperparams": {"x": "y" * 70_000}}, "too_large"),
 ]

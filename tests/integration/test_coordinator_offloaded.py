@@ -8,7 +8,7 @@ from propeller.federation.coordinator.intake import admit_update, read_update
 from propeller.federation.coordinator.peers import Work, aggregate_body, base_of, model_body, used
 from propeller.federation.offload import SizedOffload
 from propeller.fl.model_ref import ModelRef
-from propeller.fl.tensors import Tensors, from_safetensors, to_safetensors
+from propeller.fl.tensors import EMPTY, Tensors, from_safetensors, to_safetensors
 from propeller.fl.update import Terms
 
 BASE = Tensors({"w": np.zeros(4)})
@@ -30,7 +30,7 @@ async def test_heavy_work_crosses_to_the_worker_process_and_back(offload):
     reading = await offload(read_update, raw, "json", "", "")
     assert reading == read_update(raw, "json", "", "")
     terms = Terms(round_id="r", participants=frozenset({"p"}), base=ModelRef(version=0), base_hash="")
-    update, content = await offload(admit_update, reading.draft, terms, BASE)
+    update, content = await offload(admit_update, reading.draft, terms, BASE, "fedavg")
     assert from_safetensors(content, "x") == update.tensors
     assert await offload(base_of, b'{"w":[0,0,0,0]}', "m") == base_of(b'{"w":[0,0,0,0]}', "m")
     with pytest.raises(PeerRefused, match="no model"):
@@ -56,9 +56,9 @@ async def test_a_round_of_many_is_one_argument(offload):
         options={},
         metrics={"loss": 1.0},
     )
-    body = json.loads(await offload(aggregate_body, work, BASE, (len(content),) * 200, content * 200))
+    body = json.loads(await offload(aggregate_body, work, BASE, EMPTY, (len(content),) * 200, content * 200))
     assert [one["proplet_id"] for one in body["updates"]] == who
     assert {str(one["update"]) for one in body["updates"]} == {"{'w': [0.0, 0.0, 0.0, 0.0]}"}
-    posted, model_hash = await offload(model_body, b'{"w":[1,2,3,4]}', BASE, work, used(work))
+    posted, model_hash = await offload(model_body, b'{"model":{"w":[1,2,3,4]}}', BASE, work, used(work))
     assert json.loads(posted)["model"] == {"w": [1.0, 2.0, 3.0, 4.0]}
     assert len(model_hash) == 64

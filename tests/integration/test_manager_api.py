@@ -345,6 +345,22 @@ def test_a_round_makes_one_task_per_participant_and_a_new_model():
     in_world(story)
 
 
+def test_fedprox_reaches_every_trainer_of_the_first_round():
+    """The strategy's mu is among the hyperparameters of each task; the request stays as asked."""
+
+    async def story(api: Api):
+        await with_data(api)
+        asked = {**ROUND, "strategy": {"name": "fedprox", "options": {"mu": 0.5}}}
+        assert (await api.ask("POST", "/fl/experiments", asked))[0] == 200
+        assert (await api.ask("POST", "/fl/experiments", asked))[0] == 200
+        _, page = await api.ask("GET", "/tasks")
+        told = {task["env"]["HYPERPARAMS"] for task in page["tasks"]}
+        assert told == {'{"epochs":1,"lr":0.01,"mu":0.5}'}
+        assert (await api.completed("r-1"))["model_version"] == 1
+
+    in_world(story)
+
+
 @pytest.mark.parametrize(
     ("change", "status", "code"),
     [

@@ -14,7 +14,7 @@ MODEL = {"w": [[0.1, -0.0], [1e-308, 5e-324]], "b": 1.7976931348623157e308, "lay
 
 def proposed(**body):
     """What is proposed for a posted body."""
-    return propose(json.dumps(body).encode())
+    return propose(json.dumps(body).encode())[:2]
 
 
 def test_floats_round_trip_exactly():

@@ -8,8 +8,8 @@ operations are used, which IEEE 754 defines exactly: also another machine gives 
 Sums of float32 rows are taken in float32, sixteen rows at a time, and those partial sums in float64; all
 other types are summed in float64. Measured on float32 rows, float64 throughout costs 1.7 times as much (ten
 rows of 10⁸: 0.78 s against 0.46 s on two threads): a conversion, and twice the bytes in every operation. It
-would buy the last two or three bits of 24: a sum of 16 products carries at most 17 roundings of 2⁻²⁴, and later
-rows add none, so that the mean of ten thousand updates is as exact as that of sixteen.
+would buy the last two or three bits of 24: a sum of 16 products carries at most 17 roundings of 2⁻²⁴, and
+later rows add none, so that the mean of ten thousand updates is as exact as that of sixteen.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from random import Random
+from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -19,6 +20,7 @@ from propeller.core.ids import check_id, new_id
 from propeller.core.task import Task, TaskLimits, define
 from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, PropellerError, Unsupported
 from propeller.fl.launch import Launch, LaunchState
+from propeller.fl.strategies.registry import strategy, told
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.tasks import Tasks
@@ -247,7 +249,7 @@ class Rounds:
             model_uri=asked.model_ref or "",
             task_wasm_image=asked.task_wasm_image or "",
             participants=asked.participants or [],
-            hyperparams=asked.hyperparams,
+            hyperparams=_hyperparams(asked),
             k_of_n=asked.k_of_n or 0,
             timeout_s=asked.timeout_s or 0,
             experiment_id=asked.experiment_id or "",
@@ -299,10 +301,17 @@ def _check_same(known: Launch, asked: Launch) -> None:
         )
 
 
+def _hyperparams(asked: ExperimentBody) -> dict[str, Any] | None:
+    """What the trainers are told: the experiment's own, and what its strategy adds. Raises `BadInput`."""
+    chosen = asked.chosen
+    found = told(strategy(chosen.name), chosen.options or {}, asked.hyperparams)
+    return None if found is None else dict(found)
+
+
 def _task(task_id: str, participant: str, round_id: str, asked: ExperimentBody, now_s: float) -> Task:
     env = {"ROUND_ID": round_id, "MODEL_URI": asked.model_ref or ""}
-    if asked.hyperparams is not None:
-        env["HYPERPARAMS"] = msgspec.json.encode(asked.hyperparams).decode()
+    if (hyperparams := _hyperparams(asked)) is not None:
+        env["HYPERPARAMS"] = msgspec.json.encode(hyperparams).decode()
     timeout_s = asked.timeout_s or limits.ROUND_TIMEOUT_S
     return Task(
         id=task_id,

@@ -24,6 +24,8 @@ ROLE = "registry"
 """Owner of the database and folder of its SQL."""
 
 _SQL = Queries.load(ROLE, "model_versions.sql")
+_Held = tuple[bytes, str | None]
+"""Content as its row has it: itself, or the digest of its file."""
 
 
 class SqliteModelStore:
@@ -34,18 +36,22 @@ class SqliteModelStore:
         self._blobs = blobs
 
     async def add(
-        self, proposal: Proposal, content: bytes, *, created_at_s: float
+        self, proposal: Proposal, content: bytes, *, state: bytes = b"", created_at_s: float
     ) -> tuple[ModelVersion, bool]:
         """See `ports.ModelStore`."""
-        size, blob = len(content), None
-        if size > limits.BLOB_INLINE_BYTES_MAX:
+        if max(len(content), len(state)) > limits.BLOB_INLINE_BYTES_MAX:
             # Asked first, so that what will be refused or repeats leaves no file behind.
             placed = await self._database.read(partial(_place, proposal))
             if isinstance(placed, ModelVersion):
                 return placed, False
-            blob = await self._blobs.put(content)
-        held = {"content": content if blob is None else None, "blob": blob}
-        return await self._database.write(partial(_add, proposal, size, created_at_s, held))
+        held, held_state = await self._held(content), await self._held(state)
+        return await self._database.write(partial(_add, proposal, created_at_s, held, held_state))
+
+    async def _held(self, content: bytes) -> dict[str, Any]:
+        """How a row holds `content`: itself if it is small, else by the digest of its file."""
+        blob = await self._blobs.put(content) if len(content) > limits.BLOB_INLINE_BYTES_MAX else None
+        held = content if blob is None else None
+        return {"content": held, "blob": blob, "content_bytes": len(content)}
 
     async def find(self, name: str, version: int) -> ModelVersion | None:
         """See `ports.ModelStore`."""
@@ -56,6 +62,14 @@ class SqliteModelStore:
         row = await self._database.read(partial(_content, name, version))
         if row is None:
             raise unknown(name, version)
+        return await self._whole(row, name, version)
+
+    async def state(self, name: str, version: int) -> bytes:
+        """See `ports.ModelStore`."""
+        row = await self._database.read(partial(_state, name, version))
+        return b"" if row is None else await self._whole(row, name, version)
+
+    async def _whole(self, row: _Held, name: str, version: int) -> bytes:
         content, blob = row
         if blob is None:
             return content
@@ -89,16 +103,19 @@ def _place(proposal: Proposal, connection: sqlite3.Connection) -> ModelVersion |
 
 def _add(
     proposal: Proposal,
-    content_bytes: int,
     created_at_s: float,
     held: dict[str, Any],
+    held_state: dict[str, Any],
     connection: sqlite3.Connection,
 ) -> tuple[ModelVersion, bool]:
     placed = _place(proposal, connection)
     if isinstance(placed, ModelVersion):
         return placed, False
-    stored = version_of(proposal, placed, content_bytes, created_at_s)
+    stored = version_of(proposal, placed, held["content_bytes"], created_at_s)
     connection.execute(_SQL.insert_version, {**_row(stored), **held})
+    if held_state["content_bytes"]:
+        named = {"name": stored.name, "version": stored.version}
+        connection.execute(_SQL.insert_state, {**named, **held_state})
     return stored, True
 
 
@@ -142,8 +159,13 @@ def _of_round(name: str, round_id: str, connection: sqlite3.Connection) -> Model
     return _read(connection.execute(_SQL.select_of_round, {"name": name, "round_id": round_id}).fetchone())
 
 
-def _content(name: str, version: int, connection: sqlite3.Connection) -> tuple[bytes, str | None] | None:
+def _content(name: str, version: int, connection: sqlite3.Connection) -> _Held | None:
     row = connection.execute(_SQL.select_content, {"name": name, "version": version}).fetchone()
+    return None if row is None else (row["content"], row["blob"])
+
+
+def _state(name: str, version: int, connection: sqlite3.Connection) -> _Held | None:
+    row = connection.execute(_SQL.select_state, {"name": name, "version": version}).fetchone()
     return None if row is None else (row["content"], row["blob"])
 
 
@@ -176,9 +198,10 @@ class MemoryModelStore:
 
     def __init__(self) -> None:
         self._stored: dict[tuple[str, int], tuple[ModelVersion, bytes]] = {}
+        self._states: dict[tuple[str, int], bytes] = {}
 
     async def add(
-        self, proposal: Proposal, content: bytes, *, created_at_s: float
+        self, proposal: Proposal, content: bytes, *, state: bytes = b"", created_at_s: float
     ) -> tuple[ModelVersion, bool]:
         """See `ports.ModelStore`."""
         name = proposal.name
@@ -196,6 +219,7 @@ class MemoryModelStore:
             return found, False
         stored = version_of(proposal, found, len(content), created_at_s)
         self._stored[name, found] = (stored, bytes(content))
+        self._states[name, found] = bytes(state)
         return stored, True
 
     async def find(self, name: str, version: int) -> ModelVersion | None:
@@ -209,6 +233,10 @@ class MemoryModelStore:
         if entry is None:
             raise unknown(name, version)
         return entry[1]
+
+    async def state(self, name: str, version: int) -> bytes:
+        """See `ports.ModelStore`."""
+        return self._states.get((name, version), b"")
 
     async def versions(self, name: str) -> tuple[int, ...]:
         """See `ports.ModelStore`."""

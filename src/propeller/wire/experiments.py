@@ -39,6 +39,15 @@ class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     min_updates: NonNegative | None = None
 
     @property
+    def chosen(self) -> StrategyBody:
+        """The strategy asked for; without a name if none was."""
+        return (
+            self.strategy
+            if isinstance(self.strategy, StrategyBody)
+            else StrategyBody(name=self.strategy or "")
+        )
+
+    @property
     def digest(self) -> str:
         """SHA-256 hex of what is asked: equal for equal requests, however they are spelled."""
         chosen = StrategyBody(name=self.strategy) if isinstance(self.strategy, str) else self.strategy

@@ -1,6 +1,6 @@
 """HTTP bodies between the coordinator, the aggregator and the model registry."""
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -24,6 +24,8 @@ class StoreModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strategy: StrategyUsed | None = None
     participants: list[str] = []
     metrics: dict[str, float] = {}
+    state: dict[str, Any] = {}
+    """The strategy's own tensors for the next round; empty if it keeps none."""
 
 
 class ModelStored(Struct, frozen=True, kw_only=True):
@@ -31,6 +33,12 @@ class ModelStored(Struct, frozen=True, kw_only=True):
 
     version: int
     sha256: str = ""
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """What the coordinator wants of `GET /models/{name}/versions/{version}/info`."""
+
+    strategy: StrategyUsed | None = None
 
 
 class UpdateToFold(Struct, frozen=True, kw_only=True):
@@ -43,9 +51,18 @@ class UpdateToFold(Struct, frozen=True, kw_only=True):
 
 
 class AggregateBody(Struct, frozen=True, kw_only=True):
-    """`POST /aggregate`: updates in participant order; the answer is the bare model object."""
+    """`POST /aggregate`: updates in participant order; `reply` "full" answers `Folded`, else the model."""
 
     updates: list[UpdateToFold]
     strategy: str
     options: dict[str, Any]
     base: dict[str, Any]
+    state: dict[str, Any] = {}
+    reply: Literal["model", "full"] = "full"
+
+
+class Folded(Struct, frozen=True, kw_only=True):
+    """The whole answer of `POST /aggregate`."""
+
+    model: dict[str, Any]
+    state: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """Registering, joining and stopping: what people and the manager ask of the coordinator. Knows no routes."""
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 from propeller import limits
@@ -14,9 +15,10 @@ from propeller.fl.model_ref import ModelRef, parse_model_ref
 from propeller.fl.round import RoundSpec
 from propeller.fl.round_events import Joined
 from propeller.fl.store import CoordinatorStore, ExperimentRecord
-from propeller.fl.strategies.registry import DEFAULT, strategy
+from propeller.fl.strategies.base import too_few
+from propeller.fl.strategies.registry import DEFAULT, strategy, told
 from propeller.wire import codec
-from propeller.wire.experiments import ExperimentBody, JoinBody, StrategyBody
+from propeller.wire.experiments import ExperimentBody, JoinBody
 
 MANUAL = "manual-"
 """Experiments of rounds that a task started by hand opened are named after the round."""
@@ -89,16 +91,12 @@ class Experiments:
         return found
 
     def _planned(self, body: ExperimentBody) -> ExperimentSpec:
-        chosen = (
-            body.strategy
-            if isinstance(body.strategy, StrategyBody)
-            else StrategyBody(name=body.strategy or "")
-        )
+        chosen = body.chosen
         algorithm = strategy(chosen.name or DEFAULT)
-        algorithm.check_options(chosen.options or {})
+        settings = algorithm.settings(chosen.options or {})
         _check_size(body.hyperparams, "hyperparams")
         _check_size(chosen.options, "the strategy's options")
-        return plan(
+        planned = plan(
             experiment_id=body.experiment_id or new_id(self._random),
             round_id=body.round_id or "",
             participants=body.participants or [],
@@ -108,11 +106,17 @@ class Experiments:
             timeout_s=body.timeout_s or 0.0,
             rounds=1 if body.rounds is None else body.rounds,
             image=body.task_wasm_image or "",
-            hyperparams=body.hyperparams,
+            hyperparams=told(algorithm, chosen.options or {}, body.hyperparams),
             strategy=algorithm.name,
             options=chosen.options,
             seed=body.seed or 0,
         )
+        least = algorithm.least_updates(settings)
+        if body.min_updates is None:
+            planned = replace(planned, min_updates=max(planned.min_updates, min(least, planned.k)))
+        if planned.min_updates < least:
+            raise too_few(algorithm.name, planned.min_updates, least)
+        return planned
 
     async def _open(self, spec: ExperimentSpec, digest: str) -> tuple[ExperimentSpec, bool]:
         ids = [spec.round_id(number) for number in range(1, spec.rounds + 1)]

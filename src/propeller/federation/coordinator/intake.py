@@ -15,6 +15,7 @@ from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.federation.offload import Offload
 from propeller.fl import update as updates
 from propeller.fl.store import Content, CoordinatorStore
+from propeller.fl.strategies.registry import strategy
 from propeller.fl.tensors import Tensors, to_safetensors
 from propeller.fl.token import verify_token
 from propeller.fl.update import Draft, Terms, Update
@@ -127,7 +128,8 @@ class Intake:
         )
         updates.check_participant(draft, terms)
         base, _ = await self._peers.base(spec.base)
-        return await self._run(draft.tensors.bytes, admit_update, draft, terms, base)
+        chosen = self._engine.experiments[spec.series].experiment.spec.strategy
+        return await self._run(draft.tensors.bytes, admit_update, draft, terms, base, chosen)
 
     async def _stored(self, update: Update, content: bytes) -> Content:
         live = self._engine.rounds.get(update.round_id)
@@ -204,7 +206,7 @@ def _check_origin(body: UpdateBody, round_id: str, participant: str) -> None:
             )
 
 
-def admit_update(draft: Draft, terms: Terms, base: Tensors) -> tuple[Update, bytes]:
-    """The admitted update and its safetensors file."""
-    update = updates.admit(draft, terms, base)
+def admit_update(draft: Draft, terms: Terms, base: Tensors, chosen: str) -> tuple[Update, bytes]:
+    """The admitted update and its safetensors file; it has the tensors that the `chosen` strategy expects."""
+    update = updates.admit(draft, terms, strategy(chosen).expects(base))
     return update, to_safetensors(update.tensors)

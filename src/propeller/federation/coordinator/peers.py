@@ -14,7 +14,9 @@ from propeller import limits
 from propeller.errors import BadInput, CallerError, DecodeError, PeerRefused, PeerUnavailable
 from propeller.federation.offload import Offload
 from propeller.fl.model_ref import ModelRef
+from propeller.fl.strategies.registry import strategy
 from propeller.fl.tensors import (
+    EMPTY,
     Tensors,
     cast_like,
     check_finite,
@@ -27,7 +29,15 @@ from propeller.fl.tensors import (
 from propeller.fl.versions import GLOBAL_MODEL
 from propeller.ports import Http, Response
 from propeller.wire import codec
-from propeller.wire.models import AggregateBody, ModelStored, StoreModel, StrategyUsed, UpdateToFold
+from propeller.wire.models import (
+    AggregateBody,
+    Folded,
+    ModelInfo,
+    ModelStored,
+    StoreModel,
+    StrategyUsed,
+    UpdateToFold,
+)
 
 BASES_MAX: Final = 8
 """Base models kept decoded: rounds of a few experiments at a time share them."""
@@ -85,10 +95,11 @@ class Peers:
         Raises `PeerUnavailable` (try again) or `PeerRefused` (never again).
         """
         base, _ = await self.base(work.base)
+        state = await self._state(work)
         sizes = tuple(len(content) for content in work.contents)
         # One argument, however many clients: a worker process takes a bounded number of them.
         joined = b"".join(work.contents)
-        body = await self._offload(aggregate_body, _without_contents(work), base, sizes, joined)
+        body = await self._offload(aggregate_body, _without_contents(work), base, state, sizes, joined)
         answer = await self._ask("POST", f"{self._aggregator}/aggregate", body, "aggregator")
         try:
             posted, model_hash = await self._offload(
@@ -101,6 +112,20 @@ class Peers:
         stored = await self._ask("POST", f"{self._registry}/models", posted, "registry")
         version = _decoded(ModelStored, stored.body, "the registry's answer").version
         return Made(version=version, model_hash=model_hash)
+
+    async def _state(self, work: Work) -> Tensors:
+        """What the strategy kept with the base; nothing if another strategy made it, or none."""
+        chosen, path = strategy(work.strategy), f"{self._registry}/models/{work.base.name}/versions"
+        if not chosen.slots:
+            return EMPTY
+        path = f"{path}/{work.base.version}"
+        told = await self._ask("GET", f"{path}/info", b"", "registry")
+        made_by = _decoded(ModelInfo, told.body, "the registry's answer").strategy
+        if made_by is None or (made_by.name, made_by.version) != (chosen.name, chosen.version):
+            return EMPTY
+        answer = await self._ask("GET", f"{path}/state", b"", "registry")
+        state, _ = await self._offload(base_of, answer.body, f"state of {work.base.uri}")
+        return state
 
     async def _fetch(self, ref: ModelRef) -> tuple[Tensors, str]:
         path = (
@@ -145,7 +170,7 @@ def base_of(body: bytes, what: str) -> tuple[Tensors, str]:
     return tensors, content_hash(tensors)
 
 
-def aggregate_body(work: Work, base: Tensors, sizes: Sequence[int], joined: bytes) -> bytes:
+def aggregate_body(work: Work, base: Tensors, state: Tensors, sizes: Sequence[int], joined: bytes) -> bytes:
     """The body of `POST /aggregate`; `joined` are contents of `sizes` bytes, one per participant."""
     ends = list(accumulate(sizes))
     contents = [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
@@ -159,25 +184,34 @@ def aggregate_body(work: Work, base: Tensors, sizes: Sequence[int], joined: byte
         for participant, samples, content in zip(work.participants, work.samples, contents, strict=True)
     ]
     return codec.encode(
-        AggregateBody(updates=updates, strategy=work.strategy, options=dict(work.options), base=to_json(base))
+        AggregateBody(
+            updates=updates,
+            strategy=work.strategy,
+            options=dict(work.options),
+            base=to_json(base),
+            state=to_json(state),
+        )
     )
 
 
-def model_body(answer: bytes, base: Tensors, work: Work, strategy: StrategyUsed) -> tuple[bytes, str]:
+def model_body(answer: bytes, base: Tensors, work: Work, made_by: StrategyUsed) -> tuple[bytes, str]:
     """The aggregator's answer checked against `base`: the body of `POST /models`, and the content hash."""
     what = "the aggregator's answer"
-    tensors, _ = from_json(_decoded(dict[str, Any], answer, what), what)
-    model = cast_like(tensors, base, what)
-    check_like(model, base, what)
+    folded = _decoded(Folded, answer, what)
+    like = strategy(work.strategy).expects(base)
+    model = cast_like(from_json(folded.model, what)[0], like, what)
+    check_like(model, like, what)
     check_finite(model, what)
+    state, _ = from_json(folded.state, f"the state in {what}")
     body = StoreModel(
         model=to_json(model),
         name=work.base.name,
         parent=work.base.version,
         round_id=work.round_id,
-        strategy=strategy,
+        strategy=made_by,
         participants=list(work.participants),
         metrics=dict(work.metrics),
+        state=to_json(state),
     )
     return codec.encode(body), content_hash(model)
 

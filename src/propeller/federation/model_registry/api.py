@@ -10,7 +10,7 @@ from litestar.response import Stream
 
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound
-from propeller.federation.model_registry.content import info, propose
+from propeller.federation.model_registry.content import info, propose, render
 from propeller.federation.model_registry.rendered import Rendered
 from propeller.federation.offload import Offload
 from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, check_version
@@ -26,7 +26,7 @@ _READ = [HttpMethod.GET, HttpMethod.HEAD]
 
 def routes(store: ModelStore, clock: Clock, offload: Offload) -> list[HTTPRouteHandler]:
     """All routes over `store`."""
-    reading = _readings(store, Rendered(store, offload))
+    reading = _readings(store, Rendered(store, offload), offload)
     return [_post_model(store, clock, offload), *_listings(store), *reading]
 
 
@@ -34,8 +34,8 @@ def _post_model(store: ModelStore, clock: Clock, offload: Offload) -> HTTPRouteH
     @post("/models", status_code=201, summary="Store a model version")
     async def store_model(request: AnyRequest) -> Response[dict[str, Any]]:
         """Under the number given, or else the next; the same round or number again is the same version."""
-        proposal, content = await offload(propose, await json_bytes(request, "the model version"))
-        stored, new = await store.add(proposal, content, created_at_s=clock.now().wall_s)
+        proposal, content, state = await offload(propose, await json_bytes(request, "the model version"))
+        stored, new = await store.add(proposal, content, state=state, created_at_s=clock.now().wall_s)
         if new:
             _tell(stored)
         answer = {
@@ -64,7 +64,7 @@ def _listings(store: ModelStore) -> list[HTTPRouteHandler]:
     return [list_models, list_versions]
 
 
-def _readings(store: ModelStore, rendered: Rendered) -> list[HTTPRouteHandler]:
+def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[HTTPRouteHandler]:
     async def show(request: AnyRequest, name: str, version: str) -> Response[bytes] | Stream:
         found = await _find(store, name, version)
         if _unchanged(request, found):
@@ -86,7 +86,13 @@ def _readings(store: ModelStore, rendered: Rendered) -> list[HTTPRouteHandler]:
         found = await _find(store, name, version)
         return Response(info(found), headers=_headers(found))
 
-    return [show_global, show_named, show_info]
+    @get("/models/{name:str}/versions/{version:str}/state", summary="What its strategy keeps")
+    async def show_state(name: FromPath[str], version: FromPath[str]) -> Response[bytes] | Stream:
+        """The tensors that the strategy wants back for the next round; `{}` if it keeps none."""
+        found = await _find(store, name, version)
+        return json_answer(await offload(render, await store.state(found.name, found.version)))
+
+    return [show_global, show_named, show_info, show_state]
 
 
 async def _find(store: ModelStore, name: str, version: str) -> ModelVersion:

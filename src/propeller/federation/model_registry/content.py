@@ -34,10 +34,13 @@ class _Posted(msgspec.Struct, kw_only=True):
     strategy: dict[str, Any] | None = None
     participants: list[str] = []
     metrics: dict[str, float] = {}
+    state: dict[str, Any] = {}
 
 
-def propose(body: bytes) -> tuple[Proposal, bytes]:
-    """The version that a posted `body` asks to store, and its content as safetensors.
+def propose(body: bytes) -> tuple[Proposal, bytes, bytes]:
+    """The version that a posted `body` asks to store, its content and its strategy's state as safetensors.
+
+    No state is no bytes.
 
     Raises `BadInput` naming the field or the tensor at fault, `TooLarge` over a limit.
     """
@@ -46,6 +49,8 @@ def propose(body: bytes) -> tuple[Proposal, bytes]:
     if not tensors:
         raise BadInput('model has no tensors; send at least one, such as {"w":[0,0,0]}', code="bad_tensor")
     check_finite(tensors, "model")
+    state, _ = from_json(posted.state, "state")
+    check_finite(state, "state")
     proposal = Proposal(
         name=posted.name or GLOBAL_MODEL,
         sha256=content_hash(tensors),
@@ -56,7 +61,7 @@ def propose(body: bytes) -> tuple[Proposal, bytes]:
         participants=_participants(posted.participants),
         metrics=_metrics(posted.metrics),
     )
-    return proposal, to_safetensors(tensors)
+    return proposal, to_safetensors(tensors), to_safetensors(state) if state else b""
 
 
 def initial(tensors: Tensors) -> tuple[Proposal, bytes]:
@@ -66,7 +71,12 @@ def initial(tensors: Tensors) -> tuple[Proposal, bytes]:
 
 
 def render(content: bytes) -> bytes:
-    """The bare model object of stored safetensors `content`, as JSON; its float64 round-trip exactly."""
+    """The bare model object of stored safetensors `content`, as JSON; its float64 round-trip exactly.
+
+    No bytes are no tensors.
+    """
+    if not content:
+        return b"{}"
     try:
         return codec.encode(to_json(from_safetensors(content, "a stored model")))
     except BadInput as error:

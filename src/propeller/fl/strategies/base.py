@@ -222,8 +222,8 @@ def _shown(value: object) -> str:
 def too_few(strategy: str, updates: int, least: int) -> BadInput:
     """The error of a strategy that cannot keep its promise with so few updates."""
     return BadInput(
-        f"strategy {strategy} with these options needs at least {least} updates, and there are {updates}; "
-        "ask for more participants, or expect fewer faulty ones",
+        f"strategy {strategy} with these options needs at least {least} updates, and {updates} may be all; "
+        "have more participants, raise k_of_n and min_updates, or expect fewer faulty ones",
         code="too_few_updates",
     )
 

@@ -3,6 +3,7 @@
 `clip:NAME` is the strategy NAME with clipped updates.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Final
 
@@ -20,6 +21,7 @@ from propeller.fl.strategies.fedyogi import FedYogi
 from propeller.fl.strategies.geometric_median import GeometricMedian
 from propeller.fl.strategies.krum import Krum, MultiKrum
 from propeller.fl.strategies.median import Median
+from propeller.fl.strategies.options import Options
 from propeller.fl.strategies.scaffold import Scaffold
 from propeller.fl.strategies.trimmed_mean import TrimmedMean
 
@@ -45,6 +47,9 @@ BUILTIN: Final[dict[str, Strategy]] = {
 DEFAULT: Final = "fedavg"
 _CLIP: Final = "clip:"
 
+Hyperparams = Mapping[str, object] | None
+"""What trainers are told beside their model: JSON values, or nothing at all."""
+
 
 def strategy(name: str) -> Strategy:
     """The strategy called `name` (empty: the default): a built-in one, else one installed by entry point.
@@ -56,6 +61,22 @@ def strategy(name: str) -> Strategy:
     if wanted.startswith(_CLIP):
         return Clip(strategy(wanted.removeprefix(_CLIP)))
     return BUILTIN[wanted] if wanted in BUILTIN else _installed(wanted)
+
+
+def told(chosen: Strategy, options: Options, hyperparams: Mapping[str, object] | None) -> Hyperparams:
+    """The experiment's hyperparameters with what `chosen` must tell trainers, such as FedProx's `mu`.
+
+    Raises `BadInput` `bad_options` if the two say different things.
+    """
+    more = chosen.hyperparams(chosen.settings(options))
+    for name, value in more.items():
+        if hyperparams is not None and name in hyperparams and hyperparams[name] != value:
+            raise BadInput(
+                f"hyperparams say {name} is {hyperparams[name]!r}, strategy {chosen.name} says {value!r}; "
+                "say it in the strategy's options alone",
+                code="bad_options",
+            )
+    return {**(hyperparams or {}), **more} if more else hyperparams
 
 
 def _installed(name: str) -> Strategy:

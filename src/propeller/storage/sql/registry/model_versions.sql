@@ -34,3 +34,10 @@ SELECT version FROM model_versions WHERE name = :name ORDER BY version;
 
 -- name: list_names
 SELECT DISTINCT name FROM model_versions ORDER BY name;
+
+-- name: insert_state
+INSERT INTO model_states (name, version, content_bytes, content, blob)
+VALUES (:name, :version, :content_bytes, :content, :blob);
+
+-- name: select_state
+SELECT content, blob FROM model_states WHERE name = :name AND version = :version;
