@@ -12,6 +12,9 @@ from typing import Final
 
 SEGMENTS_FEW: Final = 64
 """A module with no more segments than this stays as it is: there is nothing to gain."""
+SEGMENTS_MAX: Final = 500_000
+SECTIONS_MAX: Final = 1_000
+"""Modules with more are left alone: no compiler makes them, and reading them here would take minutes."""
 GAP_BYTES_MAX: Final = 256
 """Zeros that are written out to join two neighbours."""
 
@@ -83,7 +86,9 @@ def _rewritten(module: memoryview) -> bytes | None:
     reader = _Reader(module, _HEADER_BYTES)
     parts: list[bytes | memoryview] = [module[:_HEADER_BYTES]]
     changed = False
-    while reader.at < len(module):
+    for _ in range(SECTIONS_MAX):
+        if reader.at >= len(module):
+            return b"".join(parts) if changed else None
         begin = reader.at
         section, size = reader.byte(), reader.unsigned()
         body = reader.take(size)
@@ -94,13 +99,13 @@ def _rewritten(module: memoryview) -> bytes | None:
             changed = True
         else:
             parts.append(module[begin : reader.at])
-    return b"".join(parts) if changed else None
+    return None
 
 
 def _joined_data(body: memoryview) -> bytes | None:
     reader = _Reader(body)
     count = reader.unsigned()
-    if count <= SEGMENTS_FEW:
+    if not SEGMENTS_FEW < count <= SEGMENTS_MAX:
         return None
     # As they do not overlap, their order says nothing.
     found = sorted((_segment(reader) for _ in range(count)), key=lambda one: one[0])
