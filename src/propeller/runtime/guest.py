@@ -79,6 +79,8 @@ def new_store(sandbox: Sandbox, job: Job, streams: Streams) -> Store:
     wasi.stderr_custom = streams.stderr.write
     if job.files is not None:
         wasi.preopen_dir(job.files, FILES)
+    for mount in job.folders:
+        wasi.preopen_dir(mount.host, mount.guest, mount.writable)
     store.set_wasi(wasi)
     return store
 

@@ -4,18 +4,28 @@ Each message is a length of four bytes, big-endian, and that many bytes of Messa
 follow their announcement raw. The module knows neither asyncio nor wasmtime: both sides share it.
 """
 
+import math
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import msgspec
 
 from propeller import limits
 from propeller.errors import BadInput, DecodeError, TooLarge
-from propeller.ports import GuestDone, GuestFailed, GuestJob, GuestLimits
+from propeller.ports import GuestDone, GuestFailed, GuestJob, GuestLimits, OutputStream
 
 HEADER: Final = struct.Struct(">I")
 """The length before every message, in bytes."""
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of the host that the guest sees as `guest`."""
+
+    host: str
+    guest: str
+    writable: bool
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
@@ -28,7 +38,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     env: Mapping[str, str]
     host_strings: Mapping[str, str]
     files: str | None
+    folders: tuple[Mount, ...] = ()
     limits: GuestLimits
+    endless: bool = False
+    load_only: bool = False
+    stream: bool = False
+    """Whether somebody reads along: then all that the guest prints is told, to its end."""
 
 
 class ModuleFollows(msgspec.Struct, frozen=True, kw_only=True, tag="module"):
@@ -49,6 +64,14 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     """Worker to agent: the module is compiled and the guest's own time begins."""
 
 
+class Printed(msgspec.Struct, frozen=True, kw_only=True, tag="printed"):
+    """Worker to agent: what the guest wrote since the last such message; `skipped_bytes` are left out."""
+
+    stream: OutputStream
+    data: bytes
+    skipped_bytes: int = 0
+
+
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     """Worker to agent: the guest ended, in exactly one of two ways.
 
@@ -63,7 +86,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
 _T = TypeVar("_T")
 
 ToWorker = Job | ModuleFollows
-FromWorker = Ready | NeedModule | Started | Finished
+FromWorker = Ready | NeedModule | Started | Printed | Finished
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
@@ -80,7 +103,14 @@ def job_message(job: GuestJob) -> Job:
         env=dict(job.env),
         host_strings=dict(job.host_strings),
         files=None if job.files is None else str(job.files),
-        limits=job.limits,
+        folders=tuple(
+            Mount(host=str(folder.host), guest=folder.guest, writable=folder.writable)
+            for folder in job.folders
+        ),
+        limits=replace(job.limits, wall_s=math.inf, cpu_s=math.inf) if job.endless else job.limits,
+        endless=job.endless,
+        load_only=job.load_only,
+        stream=job.on_output is not None,
     )
 
 

@@ -7,12 +7,13 @@ all of the runtime that the agent's process loads; it knows neither wasmtime nor
 import asyncio
 import re
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
 from propeller import limits
-from propeller.errors import BadInput
+from propeller.errors import BadInput, EnvironmentError_
 from propeller.ports import GuestDone, GuestFailed, GuestJob, GuestLimits
 from propeller.runtime import messages
 from propeller.runtime.process import WorkerProcess
@@ -51,6 +52,11 @@ class WorkerPool:
         self._busy: set[WorkerProcess] = set()
         self._reapers: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._warm = 0
+
+    def keep_warm(self, workers: int) -> None:
+        """Keep up to `workers` idle workers while this stands, and replace a lost one at once."""
+        self._warm = workers
 
     async def run(self, job: GuestJob) -> GuestDone | GuestFailed:
         """Run to the end, waiting for a free worker first; no limit of the guest counts that wait.
@@ -101,12 +107,26 @@ class WorkerPool:
 
     def _put_back(self, worker: WorkerProcess) -> None:
         if worker.alive and not self._closed:
-            timer = asyncio.get_running_loop().call_later(self._idle_s, self._retire_idle, worker)
-            self._idle.append((worker, timer))
+            self._rest(worker)
         elif self._closed:
             self._reap(worker.kill())
         else:
             self._reap(worker.retire())
+            if len(self._idle) + len(self._busy) < self._warm:
+                self._reap(self._replace())
+
+    def _rest(self, worker: WorkerProcess) -> None:
+        timer = asyncio.get_running_loop().call_later(self._idle_s, self._retire_idle, worker)
+        self._idle.append((worker, timer))
+
+    async def _replace(self) -> None:
+        """Start a worker ahead of the job that will want it; if that fails, the job will say why."""
+        with suppress(EnvironmentError_):
+            worker = await WorkerProcess.start(self._cache_dir)
+            if self._closed:
+                await worker.kill()
+            else:
+                self._rest(worker)
 
     def _take_idle(self) -> WorkerProcess | None:
         """The worker used last, so that the others may grow idle; one that died meanwhile is let go."""
@@ -124,7 +144,10 @@ class WorkerPool:
 
     def _retire_idle(self, worker: WorkerProcess) -> None:
         self._idle = [(other, timer) for other, timer in self._idle if other is not worker]
-        self._reap(worker.retire())
+        if worker.alive and len(self._idle) + len(self._busy) < self._warm:
+            self._rest(worker)
+        else:
+            self._reap(worker.retire())
 
     def _reap(self, ending: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(ending)
@@ -138,6 +161,7 @@ def check(job: GuestJob) -> None:
         raise BadInput(f"a module's digest is 64 lower-case hex digits, not {job.digest[:80]!r}")
     if job.files is not None and not job.files.is_dir():
         raise BadInput(f"the guest's files are to be in {job.files}, which is no directory")
+    _check_folders(job)
     for text in (*job.args, *job.env, *job.env.values()):
         if "\0" in text:
             raise BadInput("a guest's arguments and environment cannot contain NUL characters")
@@ -145,6 +169,14 @@ def check(job: GuestJob) -> None:
         if not name or "=" in name:
             raise BadInput(f"no environment variable can be named {name!r}")
     _check_limits(job.limits)
+
+
+def _check_folders(job: GuestJob) -> None:
+    for folder in job.folders:
+        if not folder.host.is_dir():
+            raise BadInput(f"a guest is to get {folder.host}, which is no directory")
+        if not folder.guest.startswith("/") or "\0" in folder.guest or folder.guest == "/fl":
+            raise BadInput(f"a guest cannot see a directory as {folder.guest!r}: give an absolute path")
 
 
 def _check_limits(given: GuestLimits) -> None:

@@ -5,10 +5,12 @@ with types and bounds, and a worker that breaks the protocol is killed.
 """
 
 import asyncio
+import math
 import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +18,15 @@ from propeller import limits
 from propeller.errors import Bug, DecodeError, EnvironmentError_
 from propeller.ports import GuestDone, GuestFailed, GuestJob, GuestLimits
 from propeller.runtime import messages
-from propeller.runtime.messages import Finished, FromWorker, ModuleFollows, NeedModule, Ready, Started
+from propeller.runtime.messages import (
+    Finished,
+    FromWorker,
+    ModuleFollows,
+    NeedModule,
+    Printed,
+    Ready,
+    Started,
+)
 
 KILL_AFTER_S: Final = limits.WORKER_SLACK_S * 0.6
 """A soft stop that did not work within this is followed by SIGKILL; the rest of the slack is for reaping."""
@@ -36,6 +46,7 @@ class WorkerProcess:
         self._stopping = False
         self._retiring = False
         self._stdin, self._stdout = process.stdin, process.stdout
+        self._heard = Heard()
 
     @classmethod
     async def start(cls, cache_dir: Path) -> "WorkerProcess":
@@ -105,12 +116,15 @@ class WorkerProcess:
         Raises `Bug` if the worker met a mistake of ours. When cancelled, the caller kills the worker.
         """
         loading = True
+        self._heard = Heard(job)
         try:
             await self._write(framed)
             async with asyncio.timeout(compile_s):
                 early = await self._load(job)
             loading = False
-            finished = early or await self._end(job.limits)
+            if early is None and job.on_worker is not None:
+                job.on_worker(self.pid)
+            finished = early or await self._end(job.limits, endless=job.endless)
         except TimeoutError:
             await self.kill()
             return GuestFailed(
@@ -118,17 +132,21 @@ class WorkerProcess:
             )
         except DecodeError as error:
             await self.kill()
-            return GuestFailed(kind="trap", message=f"the worker broke its protocol: {error}")
+            broke = GuestFailed(kind="trap", message=f"the worker broke its protocol: {error}")
+            return self._heard.completed(broke)
         except _PARTED:
-            return await self._obituary(loading=loading)
-        return finished if isinstance(finished, GuestFailed) else self._outcome(finished)
+            return self._heard.completed(await self._obituary(loading=loading))
+        return (
+            self._heard.completed(finished) if isinstance(finished, GuestFailed) else self._outcome(finished)
+        )
 
     def _outcome(self, finished: Finished) -> Outcome:
         self._retiring = finished.retire
         outcome = finished.done or finished.failed
         if outcome is None:
             raise Bug("a worker finished a job without an outcome")
-        return outcome
+        # A worker that gave up over its memory reports in haste, without what the guest had printed.
+        return self._heard.completed(outcome) if isinstance(outcome, GuestFailed) else outcome
 
     async def _load(self, job: GuestJob) -> Finished | None:
         """Serve the worker until the guest starts (None), or has already failed."""
@@ -143,30 +161,34 @@ class WorkerProcess:
             else:
                 raise DecodeError(f"{type(message).__name__} while a module loads")
 
-    async def _end(self, allowed: GuestLimits) -> Finished | GuestFailed:
+    async def _end(self, allowed: GuestLimits, *, endless: bool) -> Finished | GuestFailed:
         """Wait for the guest's end. A guest that does not feel its soft stop is killed with the worker."""
-        loop = asyncio.get_running_loop()
-        wall_end_s = loop.time() + allowed.wall_s + KILL_AFTER_S
-        cpu_end_s = self._cpu_s() + allowed.cpu_s + KILL_AFTER_S
+        clock = asyncio.get_running_loop().time
+        wall_end_s = math.inf if endless else clock() + allowed.wall_s + KILL_AFTER_S
+        cpu_end_s = math.inf if endless else self._cpu_s() + allowed.cpu_s + KILL_AFTER_S
         reading = asyncio.ensure_future(self._read())
         try:
-            while not reading.done():
-                wall_left_s, cpu_left_s = wall_end_s - loop.time(), cpu_end_s - self._cpu_s()
+            while True:
+                wall_left_s = wall_end_s - clock()
+                cpu_left_s = math.inf if endless else cpu_end_s - self._cpu_s()
+                if reading.done():
+                    message = reading.result()
+                    if not isinstance(message, Printed):
+                        return _last(message)
+                    self._heard.take(message)
+                    reading = asyncio.ensure_future(self._read())
                 if wall_left_s <= 0 or cpu_left_s <= 0:
                     await self.kill()
-                    await asyncio.wait({reading})
                     # Whatever came at the last moment, or the broken pipe, is outrun by the verdict.
+                    await asyncio.wait({reading})
                     reading.exception()
                     return _overrun(allowed, of_wall=wall_left_s <= 0)
                 # A guest is one thread: its processor time is spent no faster than the wall's.
-                await asyncio.wait({reading}, timeout=min(wall_left_s, max(cpu_left_s, 0.01)))
+                pause_s = None if endless else min(wall_left_s, max(cpu_left_s, 0.01))
+                await asyncio.wait({reading}, timeout=pause_s)
         finally:
             if not reading.done():
                 reading.cancel()
-        message = await reading
-        if not isinstance(message, Finished):
-            raise DecodeError(f"{type(message).__name__} while a guest runs")
-        return message
 
     async def _obituary(self, *, loading: bool) -> GuestFailed:
         """What the end of the process in the middle of a job says about the guest."""
@@ -212,6 +234,37 @@ class WorkerProcess:
         except OSError:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
+
+
+class Heard:
+    """What a guest has printed so far, by its worker's word: told on at once, and kept for its obituary."""
+
+    def __init__(self, job: GuestJob | None = None) -> None:
+        self._on_output = job.on_output if job is not None else None
+        bounds = job.limits if job is not None else GuestLimits()
+        self._bounds_bytes = {"stdout": bounds.stdout_bytes, "stderr": bounds.stderr_bytes}
+        self._kept = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def take(self, printed: Printed) -> None:
+        """Note it, and tell whoever reads along."""
+        kept = self._kept[printed.stream]
+        kept += printed.data
+        del kept[: max(0, len(kept) - self._bounds_bytes[printed.stream])]
+        if self._on_output is not None:
+            self._on_output(printed.stream, printed.data, printed.skipped_bytes)
+
+    def completed(self, failed: GuestFailed) -> GuestFailed:
+        """The failure with what the guest had printed, where a killed worker could no longer say it."""
+        texts = {name: kept.decode(errors="replace") for name, kept in self._kept.items()}
+        return replace(
+            failed, stdout=failed.stdout or texts["stdout"], stderr=failed.stderr or texts["stderr"]
+        )
+
+
+def _last(message: FromWorker) -> Finished:
+    if not isinstance(message, Finished):
+        raise DecodeError(f"{type(message).__name__} while a guest runs")
+    return message
 
 
 def _overrun(allowed: GuestLimits, *, of_wall: bool) -> GuestFailed:

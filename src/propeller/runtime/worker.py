@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 from wasmtime import Module, Trap, WasmtimeError
 
 from propeller import limits
-from propeller.ports import GuestDone, GuestFailed
+from propeller.ports import GuestDone, GuestFailed, OutputStream
 from propeller.runtime import messages
 from propeller.runtime.cache import CompileCache
 from propeller.runtime.capture import Capture
@@ -28,12 +28,13 @@ from propeller.runtime.engine import Sandbox
 from propeller.runtime.failure import Failure, Unfit, classify, exited_well, stopped
 from propeller.runtime.guest import CoreRunner, Streams
 from propeller.runtime.host import HostCalls
-from propeller.runtime.messages import Finished, Job, ModuleFollows, NeedModule, Ready, Started
+from propeller.runtime.messages import Finished, Job, ModuleFollows, NeedModule, Printed, Ready, Started
 from propeller.runtime.modules import Loaded, Modules
 from propeller.runtime.watch import Watch, own_bytes
 
 CRASHED: Final = 70
 """Exit status of a worker that met a mistake of its own (EX_SOFTWARE)."""
+_READ_BYTES: Final = 1024 * 1024
 _HOST_STACK_BYTES: Final = 2 * 1024 * 1024
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -55,7 +56,8 @@ class Pipe:
         """Exactly so many bytes; ends the process when the parent is gone."""
         content = bytearray()
         while len(content) < size_bytes:
-            part = os.read(self.inward, size_bytes - len(content))
+            # No more than a pipe can hold: a read makes room for all that it asks for.
+            part = os.read(self.inward, min(size_bytes - len(content), _READ_BYTES))
             if not part:
                 os._exit(0)
             content += part
@@ -72,6 +74,38 @@ class Pipe:
         with self._lock:
             while rest:
                 rest = rest[os.write(self._outward, rest) :]
+
+
+class Printer:
+    """Tells the parent what a guest prints, from whichever thread, in order and at a bounded pace."""
+
+    def __init__(self, pipe: Pipe, streams: Streams) -> None:
+        self._pipe = pipe
+        self._streams: tuple[tuple[OutputStream, Capture], ...] = (
+            ("stdout", streams.stdout),
+            ("stderr", streams.stderr),
+        )
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def flush(self) -> None:
+        """Say what is new, at most `limits.GUEST_PRINT_BYTES_MAX` of each stream: its end."""
+        with self._lock:
+            if not self._closed:
+                self._say()
+
+    def close(self, *, rest: bool) -> None:
+        """Say nothing more, after the `rest` if that is wanted: the job is over."""
+        with self._lock:
+            if rest:
+                self._say()
+            self._closed = True
+
+    def _say(self) -> None:
+        for name, capture in self._streams:
+            data, skipped = capture.take(limits.GUEST_PRINT_BYTES_MAX)
+            if data:
+                self._pipe.send(Printed(stream=name, data=data, skipped_bytes=skipped))
 
 
 class Engine:
@@ -92,6 +126,7 @@ class Worker:
         self._cache = cache
         self._engine = Engine(limits.GUEST_STACK_BYTES, cache)
         self._watch: Watch | None = None
+        self._printer: Printer | None = None
         self._module_bytes: SimpleQueue[bytes] = SimpleQueue()
         self._own_bytes_at_start = own_bytes()
 
@@ -105,7 +140,11 @@ class Worker:
             pause_ms = None if watch is None else watch.pause_s() * 1000
             if poller.poll(pause_ms):
                 self._take(self._pipe.receive())
-            elif watch is not None and not watch.check():
+                continue
+            printer = self._printer
+            if printer is not None:
+                printer.flush()
+            if watch is not None and not watch.check():
                 self._give_up(watch)
 
     def _take(self, message: messages.ToWorker) -> None:
@@ -142,17 +181,25 @@ class Worker:
 
     def _run(self, job: Job, watch: Watch) -> tuple[GuestDone | None, GuestFailed | None]:
         streams = Streams(
-            stdout=Capture(job.limits.stdout_bytes, lambda: watch.stop("output")),
-            stderr=Capture(job.limits.stderr_bytes),
+            stdout=Capture(job.limits.stdout_bytes, lambda: watch.stop("output"), rolling=job.endless),
+            stderr=Capture(job.limits.stderr_bytes, rolling=job.endless),
         )
         try:
             loaded = self._engine.modules.get(job.digest, self._fetch)
         except (WasmtimeError, Unfit) as error:
             watch.finish()
             return None, _failed(Failure(kind="invalid_module", message=str(error)), streams, (0.0, 0.0))
+        if job.load_only:
+            watch.finish()
+            return GuestDone(stdout="", stderr=""), None
         watch.begin()
         self._pipe.send(Started())
-        return self._enter(loaded, job, watch, streams)
+        printer = self._printer = Printer(self._pipe, streams)
+        try:
+            return self._enter(loaded, job, watch, streams)
+        finally:
+            self._printer = None
+            printer.close(rest=job.stream)
 
     def _enter(
         self, loaded: Loaded, job: Job, watch: Watch, streams: Streams
