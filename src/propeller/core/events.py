@@ -149,6 +149,8 @@ class SaveRun:
     """Store the run as it now is (and its results, if it has just got some) before any message goes out."""
 
     run: Run
+    round_id: str = ""
+    """The training round that the run's task is part of, for the log."""
     results: bytes | None = None
     cause: str
 

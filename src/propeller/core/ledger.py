@@ -78,8 +78,9 @@ class Ledger:
 
     def save(self, run: Run, cause: str, results: bytes | None = None) -> None:
         """Keep the run and have it stored, with its results if it has just got some."""
+        round_id = self.tasks[run.task_id].round_id
         self.keep(run)
-        self.out.append(e.SaveRun(run=run, results=results, cause=cause))
+        self.out.append(e.SaveRun(run=run, round_id=round_id, results=results, cause=cause))
 
     def keep(self, run: Run) -> None:
         """Hold a live run and arm its timer; let an ended one go."""

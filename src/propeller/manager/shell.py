@@ -191,4 +191,5 @@ def _tell(command: e.SaveRun | e.SaveProplet | e.DropProplet) -> None:
         proplet_id=attempt.proplet_id if attempt else "",
         reason=run.reason,
         cause=command.cause,
+        **({"round_id": command.round_id} if command.round_id else {}),
     )
