@@ -33,7 +33,7 @@ OPEN = f"""(module
   (import "{WASI}" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
   (memory (export "memory") 1) (data (i32.const 100) "PATH")
   (func (export "main") (param $fd i32) (param $create i32) (param $rights i64) (result i32)
-    (call $open (local.get $fd) (i32.const 0) (i32.const 100) (i32.const SIZE)
+    (call $open (local.get $fd) (i32.const 1) (i32.const 100) (i32.const SIZE)
       (local.get $create) (local.get $rights) (i64.const 0) (i32.const 0) (i32.const 16))))"""
 READ, CREATE = ("0", "2"), ("1", "64")
 """Creation flag and rights: to read what is there, to make and write what is not."""
