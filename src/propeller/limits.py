@@ -109,11 +109,11 @@ METRICS_KEPT = 1000
 """Measurements of one proplet or one task; the oldest go first."""
 METRICS_INBOX_MAX = 10_000
 METRICS_FLUSH_S = 1.0
-"""Measurements wait at most so long, and at most so many, for a transaction of their own; more are dropped."""
+"""Measurements wait at most so long and at most so many for a transaction of theirs; more are dropped."""
 CRON_TICK_S = 30.0
 """Schedules are looked at least this often: the wall clock may jump while nobody looks."""
 CRON_CLOCK_SET_BACK_S = 3 * 3600.0
-"""A clock set back by less than this repeats no schedule; by more, the new time counts (as in Debian's cron)."""
+"""A clock set back by less repeats no schedule; by more, the new time counts (as in Debian's cron)."""
 
 # Guests
 GUEST_WALL_S = 300.0
@@ -135,8 +135,6 @@ GUEST_COMPILE_BYTES = 2 * 1024 * 1024 * 1024
 """Resident memory of a worker while it compiles; a 100 MiB module of ordinary code stays far below."""
 GUEST_HOST_BYTES = 256 * 1024 * 1024
 """Resident memory that a running guest may cost its worker beyond its linear memory: tables, code, copies."""
-GUEST_PRINT_BYTES_MAX = 64 * 1024
-"""What a worker tells of one stream at once, up to twenty times a second; a faster guest's log has gaps."""
 GUEST_RESULT_BYTES_MAX = 100 * 1024 * 1024
 """What one `put_result` may hand over: as much as an update may weigh."""
 GUEST_FILE_BYTES_MAX = 1024 * 1024 * 1024
@@ -173,12 +171,6 @@ UPDATE_METRICS_MAX = 64
 TENSORS_MAX = 10_000
 TENSOR_NAME_CHARS_MAX = 128
 TENSOR_DIMS_MAX = 8
-TENSOR_HEADER_BYTES_MAX = 8 * 1024 * 1024
-"""Header of a safetensors file: ten thousand tensors of long names take 3 MiB."""
-MODEL_FILE_BYTES_MAX = 4 * 1024 * 1024 * 1024
-"""A model, update or state as a safetensors file: these are streamed and mapped, so disk is what they cost."""
-MODEL_BY_REFERENCE_BYTES = 1024 * 1024
-"""Models over this are aggregated from files; below it, JSON in one request is faster and easier to watch."""
 TENSORS_JSON_ELEMENTS_MAX = HTTP_BODY_BYTES_MAX // 2
 """Numbers in one JSON or CBOR model: a body's worth at two bytes each. CBOR can name one list many times."""
 HYPERPARAMS_BYTES_MAX = 64 * 1024

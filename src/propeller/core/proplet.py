@@ -34,6 +34,12 @@ class Proplet:
     """When its running attempts count as lost, unless it is heard of before (monotonic seconds)."""
     history: tuple[float, ...] = ()
     """Wall times of the latest heartbeats, oldest first."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What operators call it; constraints and preferences of tasks can ask for it."""
+    cordoned: bool = False
+    """Whether it gets no new work."""
+    draining: bool = False
+    """Whether, beyond that, what can run elsewhere is moved away."""
 
     def alive(self, mono_s: float) -> bool:
         """Whether a heartbeat within three intervals has been seen and no farewell since."""
