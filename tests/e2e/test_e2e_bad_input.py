@@ -408,4 +408,6 @@ def test_a_round_of_an_offline_proplet_ends_at_its_deadline(system, tmp_path):
     assert away in until("a reason", lambda: system.get("manager", f"/tasks/{task['id']}").body.get("reason"))
     status = system.completed("nobody")
     assert (status["state"], status["reason"], status["completed"]) == ("failed", "too_few_updates", False)
-    assert system.ended(task["id"])["state"] == 6
+    ended = system.ended(task["id"])
+    assert ended["state"] in {4, 6}, "its own deadline or the round's end, whichever is seen first"
+    assert ended["reason"], ended

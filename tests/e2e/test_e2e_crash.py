@@ -10,7 +10,7 @@ from walk_system import System, alive, family, listening, started, until
 pytestmark = pytest.mark.e2e
 
 MANY = 1500
-HYPERPARAMS = {"epochs": 15_000, "lr": 0.01, "batch_size": MANY}
+HYPERPARAMS = {"epochs": 8_000, "lr": 0.01, "batch_size": MANY}
 """No time at all for a proplet with one row, seconds for one with many. All rows are one batch: their order,
 which a round's seed decides, changes no more than the last digits."""
 LOOP = "AGFzbQEAAAABBAFgAAADAgEABwoBBl9zdGFydAAACgkBBwADQAwACws="
