@@ -18,6 +18,8 @@ HTTP_STALL_S = 15.0
 """A connection is closed when a request head takes longer than this, or a body brings nothing for so long."""
 HTTP_TIMEOUT_S = 30.0
 """One request to another role, connection included."""
+HTTP_STREAM_S = 600.0
+"""One exchange with another role whose body is a file: four gigabytes at 7 MB/s."""
 HTTP_KEEPALIVE_S = 60
 """Idle connections are closed after this."""
 LIST_PAGE_DEFAULT = 100
@@ -135,6 +137,8 @@ GUEST_COMPILE_BYTES = 2 * 1024 * 1024 * 1024
 """Resident memory of a worker while it compiles; a 100 MiB module of ordinary code stays far below."""
 GUEST_HOST_BYTES = 256 * 1024 * 1024
 """Resident memory that a running guest may cost its worker beyond its linear memory: tables, code, copies."""
+GUEST_PRINT_BYTES_MAX = 64 * 1024
+"""What a worker tells of one stream at once, up to twenty times a second; a faster guest's log has gaps."""
 GUEST_RESULT_BYTES_MAX = 100 * 1024 * 1024
 """What one `put_result` may hand over: as much as an update may weigh."""
 GUEST_FILE_BYTES_MAX = 1024 * 1024 * 1024
@@ -171,6 +175,12 @@ UPDATE_METRICS_MAX = 64
 TENSORS_MAX = 10_000
 TENSOR_NAME_CHARS_MAX = 128
 TENSOR_DIMS_MAX = 8
+TENSOR_HEADER_BYTES_MAX = 8 * 1024 * 1024
+"""Header of a safetensors file: ten thousand tensors of long names take 3 MiB."""
+MODEL_FILE_BYTES_MAX = 4 * 1024 * 1024 * 1024
+"""A model, update or state as a safetensors file: these are streamed and mapped, so disk is what they cost."""
+MODEL_BY_REFERENCE_BYTES = 1024 * 1024
+"""Models over this are aggregated from files; below it, JSON in one request is faster and easier to watch."""
 TENSORS_JSON_ELEMENTS_MAX = HTTP_BODY_BYTES_MAX // 2
 """Numbers in one JSON or CBOR model: a body's worth at two bytes each. CBOR can name one list many times."""
 HYPERPARAMS_BYTES_MAX = 64 * 1024

@@ -1,7 +1,8 @@
 """What a task asks of a proplet: conditions that must hold, and preferences between those left. Pure.
 
 An attribute is `labels.NAME` (given by operators), a fact that the proplet announced (`cpu_arch`, `os`,
-`tags`, `total_memory_bytes`, `wasm_runtime`, `environment`, `location`, …), or its `id`, `name` or `namespace`.
+`tags`, `total_memory_bytes`, `wasm_runtime`, `environment`, `location`, …), or its
+`id`, `name` or `namespace`.
 A condition on a fact that is not known does not hold, except `!=` and `not in`.
 """
 
