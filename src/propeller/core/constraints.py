@@ -8,13 +8,42 @@ A condition on a fact that is not known does not hold, except `!=` and `not in`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from propeller import limits
-from propeller.core.proplet import Proplet
 from propeller.errors import BadInput
 
 _LABELS = "labels."
 _OWN = ("id", "name", "namespace")
+
+
+class Facts(Protocol):
+    """What can be asked of a proplet; `core.proplet.Proplet` is one."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """What it announced of itself."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What operators call it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +81,17 @@ def check(constraints: Sequence[Constraint], affinities: Sequence[Affinity]) -> 
             )
 
 
-def unmet(proplet: Proplet, constraints: Sequence[Constraint]) -> Constraint | None:
+def unmet(proplet: Facts, constraints: Sequence[Constraint]) -> Constraint | None:
     """The first condition that does not hold for the proplet, or None."""
     return next((one for one in constraints if not holds(proplet, one)), None)
 
 
-def score(proplet: Proplet, affinities: Sequence[Affinity]) -> float:
+def score(proplet: Facts, affinities: Sequence[Affinity]) -> float:
     """How much the proplet is preferred; 0 without preferences."""
     return sum(one.weight for one in affinities if holds(proplet, one.constraint))
 
 
-def holds(proplet: Proplet, constraint: Constraint) -> bool:
+def holds(proplet: Facts, constraint: Constraint) -> bool:
     """Whether the condition holds for the proplet."""
     values = _values(proplet, constraint.attribute)
     return _OPERATORS[constraint.operator](values, constraint.value)
@@ -80,7 +109,7 @@ def _check_one(constraint: Constraint) -> None:
         raise BadInput(f"constraint {str(constraint)[:80]!r} compares with what is no number")
 
 
-def _values(proplet: Proplet, attribute: str) -> tuple[str, ...]:
+def _values(proplet: Facts, attribute: str) -> tuple[str, ...]:
     """What the proplet has under that attribute: nothing, one value, or the members of a list."""
     found: object
     if attribute.startswith(_LABELS):

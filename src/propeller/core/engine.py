@@ -22,6 +22,7 @@ from propeller.core.task import Task
 
 _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
     e.StartRequested: requests.start,
+    e.SkipRequested: requests.skip,
     e.StopRequested: requests.stop,
     e.Forgotten: requests.forget,
     e.Announced: fleet.announced,

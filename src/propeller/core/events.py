@@ -17,6 +17,19 @@ class StartRequested:
 
     task: Task
     number: int
+    answers: Mapping[str, int] = field(default_factory=dict)
+    """Which runs of its parents the run answers to (see `core.flow`)."""
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipRequested:
+    """A flow passes a task over: the run of that number ends before it begins."""
+
+    task: Task
+    number: int
+    answers: Mapping[str, int]
+    reason: str
     cause: str
 
 
@@ -130,6 +143,7 @@ class Tick:
 
 Event = (
     StartRequested
+    | SkipRequested
     | StopRequested
     | Announced
     | Heard

@@ -27,8 +27,26 @@ def start(ledger: Ledger, event: e.StartRequested, now: Now) -> None:
         give_up_mono_s=give_up,
         deadline_mono_s=give_up,
         cause=event.cause,
+        answers=event.answers,
     )
     ledger.save(run, event.cause)
+
+
+def skip(ledger: Ledger, event: e.SkipRequested, now: Now) -> None:
+    """Record a run that its flow passes over; it never waits."""
+    if event.task.id in ledger.runs:
+        raise Conflict(f"task {event.task.id} is already started", code="already_started")
+    run = Run(
+        task_id=event.task.id,
+        number=event.number,
+        created_at_s=now.wall_s,
+        give_up_mono_s=now.mono_s,
+        deadline_mono_s=now.mono_s,
+        cause=event.cause,
+        answers=event.answers,
+    )
+    ended = run.to(RunState.SKIPPED, reason=event.reason, ended_at_s=now.wall_s)
+    ledger.out.append(e.SaveRun(run=ended, cause=event.cause))
 
 
 def stop(ledger: Ledger, event: e.StopRequested, now: Now) -> None:

@@ -1,6 +1,7 @@
 """One start of a task, and its attempts. Pure records and the two transition tables; decisions are elsewhere.
 
-    run:      waiting ──place──▶ assigned ──started──▶ running ──▶ completed | failed | interrupted
+    run:      waiting ──the flow passes it over──▶ skipped
+              waiting ──place──▶ assigned ──started──▶ running ──▶ completed | failed | interrupted
                  ▲                  │                     │
                  └──── the attempt was lost or failed, policy allows another ────┘
               any live state ──stop──▶ stopping ──▶ interrupted (or its true end, if that came first)
@@ -11,7 +12,8 @@ A run's terminal state is for ever. At most one attempt of a run is live. Attemp
 a late word of an older attempt is recognised and refused.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -29,6 +31,7 @@ class RunState(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    SKIPPED = "skipped"
 
 
 class AttemptState(StrEnum):
@@ -45,13 +48,14 @@ class AttemptState(StrEnum):
 
 _W, _A, _R, _S = RunState.WAITING, RunState.ASSIGNED, RunState.RUNNING, RunState.STOPPING
 _DONE = (RunState.COMPLETED, RunState.FAILED, RunState.INTERRUPTED)
+_SKIPPED = RunState.SKIPPED
 
 RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
-    _W: frozenset({_A, RunState.FAILED, RunState.INTERRUPTED}),
+    _W: frozenset({_A, RunState.FAILED, RunState.INTERRUPTED, _SKIPPED}),
     _A: frozenset({_R, _W, _S, *_DONE}),
     _R: frozenset({_W, _S, *_DONE}),
     _S: frozenset(_DONE),
-    **{state: frozenset() for state in _DONE},
+    **{state: frozenset() for state in (*_DONE, _SKIPPED)},
 }
 
 ATTEMPT_TRANSITIONS: dict[AttemptState, frozenset[AttemptState]] = {
@@ -74,6 +78,7 @@ SHOWN: dict[RunState, TaskState] = {
     RunState.COMPLETED: TaskState.COMPLETED,
     RunState.FAILED: TaskState.FAILED,
     RunState.INTERRUPTED: TaskState.INTERRUPTED,
+    RunState.SKIPPED: TaskState.SKIPPED,
 }
 
 Lane = Literal["directed", "legacy"]
@@ -130,6 +135,8 @@ class Run:
     deadline_mono_s: float
     resend_mono_s: float = float("inf")
     cause: str = ""
+    answers: Mapping[str, int] = field(default_factory=dict)
+    """Which runs of its parents it answers to, and which start of its job (see `core.flow`)."""
 
     @property
     def key(self) -> tuple[str, int]:

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from propeller import limits
+from propeller.core import constraints as c
+from propeller.core import schedule
 from propeller.core.ids import check_id
+from propeller.core.retry import Disconnect, Retry, check_disconnect, check_retry
 from propeller.errors import BadInput, TooLarge, Unsupported
 
 
@@ -23,6 +26,9 @@ class TaskState(IntEnum):
 
 TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.SKIPPED, TaskState.INTERRUPTED})
 """States that a run never leaves."""
+
+
+PLACEMENTS = ("", "round_robin", "least_loaded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +70,32 @@ class Task:
     wait_s: float = limits.RUN_WAIT_S
     """How long a run may wait for its proplet (seconds)."""
     limits: TaskLimits = field(default_factory=TaskLimits)
+    workflow_id: str = ""
+    job_id: str = ""
+    depends_on: tuple[str, ...] = ()
+    run_if: str = ""
+    schedule: str = ""
+    timezone: str = ""
+    is_recurring: bool = False
+    next_run_s: float = 0.0
+    """When the schedule fires next (Unix seconds); 0 without one."""
+    constraints: tuple[c.Constraint, ...] = ()
+    affinities: tuple[c.Affinity, ...] = ()
+    placement: str = ""
+    """How to choose among proplets that are equally preferred: `round_robin` (default) or `least_loaded`."""
+    restart: Retry | None = None
+    reschedule: Retry | None = None
+    disconnect: Disconnect = field(default_factory=Disconnect)
+
+    @property
+    def flow_id(self) -> str:
+        """The workflow or job it is part of; empty for none."""
+        return self.workflow_id or self.job_id
+
+    @property
+    def stays(self) -> bool:
+        """Whether its runs may not move to another proplet."""
+        return self.federated or bool(self.proplet_id)
 
     @property
     def round_id(self) -> str:
@@ -83,6 +115,11 @@ def define(task: Task) -> Task:
     _check_placement(task)
     _check_bounds(task)
     _check_env(task.env)
+    _check_flow(task)
+    _check_policies(task)
+    if task.schedule:
+        schedule.parse(task.schedule)
+        schedule.zone(task.timezone)
     return task
 
 
@@ -100,6 +137,34 @@ def _check_placement(task: Task) -> None:
         raise Unsupported("broadcast tasks are not offered yet; create one task per proplet_id")
     if task.proplet_id:
         check_id(task.proplet_id, "proplet_id")
+    if task.placement not in PLACEMENTS:
+        raise BadInput(
+            f"placement is {task.placement[:64]!r}; it can be {', '.join(filter(None, PLACEMENTS))}"
+        )
+    c.check(task.constraints, task.affinities)
+
+
+def _check_flow(task: Task) -> None:
+    if task.run_if not in {"", "success", "failure"}:
+        raise BadInput(f"run_if is {task.run_if[:64]!r}; it can be success or failure", code="bad_run_if")
+    if task.workflow_id and task.job_id:
+        raise BadInput("a task is part of a workflow or of a job, not of both", code="two_flows")
+    if task.depends_on and not task.flow_id:
+        raise BadInput("depends_on needs the workflow_id of the tasks it names", code="missing_workflow_id")
+    for name, value in (("workflow_id", task.workflow_id), ("job_id", task.job_id)):
+        if value:
+            check_id(value, name)
+
+
+def _check_policies(task: Task) -> None:
+    check_retry("restart", task.restart)
+    check_retry("reschedule", task.reschedule)
+    check_disconnect(task.disconnect)
+    if task.stays and task.reschedule and task.reschedule.attempts:
+        raise BadInput(
+            "a task that names its proplet or trains where the data is cannot be rescheduled: use restart",
+            code="bad_policy",
+        )
 
 
 def _check_bounds(task: Task) -> None:
