@@ -5,9 +5,10 @@ Each has a SQLite adapter and an in-memory twin under `storage/` that pass one c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
 from propeller.core.run import Run
 from propeller.core.task import Task
@@ -59,7 +60,78 @@ class DropLaunch:
     round_id: str
 
 
-ManagerChange = SaveTask | DropTask | SaveRun | SaveProplet | DropProplet | SaveLaunch | DropLaunch
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveFlow:
+    """Store a workflow or job, to be looked at; `new` refuses an id that is taken."""
+
+    flow: Flow
+    new: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropFlow:
+    """Forget a workflow or job whose tasks are gone."""
+
+    flow_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleFlow:
+    """All that had happened to the flow up to `touched` was looked at."""
+
+    flow_id: str
+    touched: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRecord:
+    """A flow as stored. `touched` grows with everything that happens to it or to runs of its tasks."""
+
+    flow: Flow
+    touched: int
+    settled: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvent:
+    """One line of a task's history: what its run came to, when and why."""
+
+    at_s: float
+    kind: Literal["created", "run"]
+    run: int = 0
+    state: str = ""
+    attempt: int = 0
+    attempt_state: str = ""
+    proplet_id: str = ""
+    reason: str = ""
+    cause: str = ""
+
+
+MetricKind = Literal["proplet", "task"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveMetric:
+    """Keep one measurement of a proplet or task; `body` is JSON as it is shown."""
+
+    kind: MetricKind
+    subject: str
+    body: bytes
+
+
+ManagerChange = (
+    SaveTask
+    | DropTask
+    | SaveRun
+    | SaveProplet
+    | DropProplet
+    | SaveLaunch
+    | DropLaunch
+    | SaveFlow
+    | DropFlow
+    | SettleFlow
+    | SaveMetric
+)
 
 
 class ManagerStore(Protocol):
@@ -96,4 +168,38 @@ class ManagerStore(Protocol):
 
     async def open_launches(self) -> list[Launch]:
         """Every launch that is not closed."""
+        ...
+
+    async def flow(self, flow_id: str) -> FlowRecord | None:
+        """A workflow or job, or None."""
+        ...
+
+    async def jobs(self, *, offset: int, limit: int) -> tuple[int, list[FlowRecord]]:
+        """A page of jobs, newest first, and how many there are."""
+        ...
+
+    async def open_flows(self) -> list[str]:
+        """The ids of all flows to which something happened that was not looked at."""
+        ...
+
+    async def members(self, flow_id: str, *, results: bool = False) -> list[TaskRecord]:
+        """The tasks of a flow with their latest runs, in no particular order."""
+        ...
+
+    async def scheduled(self) -> list[Task]:
+        """Every task that has a next run by its schedule, soonest first."""
+        ...
+
+    async def results_of(self, task_id: str, run: int) -> bytes | None:
+        """What that run came to, as JSON, or None."""
+        ...
+
+    async def events(self, task_id: str, *, offset: int, limit: int) -> tuple[int, list[TaskEvent]]:
+        """A page of a task's history, oldest first, and how many events are kept; for no task, none."""
+        ...
+
+    async def metrics(
+        self, kind: MetricKind, subject: str, *, offset: int, limit: int
+    ) -> tuple[int, list[bytes]]:
+        """A page of measurements, newest first, and how many are kept."""
         ...

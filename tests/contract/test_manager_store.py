@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from propeller import limits
 from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
 from propeller.core.run import Attempt, Run, RunState
 from propeller.core.task import Task
@@ -15,7 +17,16 @@ from propeller.ports import Instant
 from propeller.storage.manager_memory import MemoryManagerStore
 from propeller.storage.manager_store import ROLE, SqliteManagerStore
 from propeller.storage.sqlite import Database
-from propeller.stores import DropLaunch, DropTask, SaveLaunch, SaveTask
+from propeller.stores import (
+    DropFlow,
+    DropLaunch,
+    DropTask,
+    SaveFlow,
+    SaveLaunch,
+    SaveMetric,
+    SaveTask,
+    SettleFlow,
+)
 
 
 class HandClock:
@@ -172,3 +183,112 @@ async def test_launches_are_open_until_closed(store):
     assert await store.open_launches() == []
     await store.commit([SaveLaunch(launch=replace(launch, round_id="q"), new=True), DropLaunch(round_id="q")])
     assert await store.launch("q") is None
+
+
+def flow(flow_id="f", **fields) -> Flow:
+    """A job of that id."""
+    fields = {"job": True, "task_ids": ("t",), "created_at_s": 1.0, "mode": "parallel"} | fields
+    return Flow(id=flow_id, **fields)
+
+
+async def test_a_flow_is_open_until_it_was_looked_at(store):
+    """Creation, a change and every saved run of its tasks open it; an older look closes nothing."""
+    await store.commit([SaveFlow(flow=flow(), new=True), SaveTask(task=task(job_id="f"), new=True)])
+    record = await store.flow("f")
+    assert record.flow == flow()
+    assert await store.open_flows() == ["f"]
+    await store.commit([SettleFlow(flow_id="f", touched=record.touched)])
+    assert await store.open_flows() == []
+    await store.commit([SaveRun(run=run(), cause="x")])
+    assert await store.open_flows() == ["f"]
+    await store.commit([SettleFlow(flow_id="f", touched=record.touched)])
+    assert await store.open_flows() == ["f"]
+    touched = (await store.flow("f")).touched
+    await store.commit([SettleFlow(flow_id="f", touched=touched), SaveFlow(flow=flow(starts=1))])
+    assert await store.open_flows() == ["f"]
+    assert (await store.flow("f")).flow.starts == 1
+    await store.commit([DropFlow(flow_id="f")])
+    assert await store.flow("f") is None
+
+
+async def test_flow_ids_are_given_once_and_jobs_are_listed_newest_first(store):
+    """Workflows and jobs share their names; only jobs are listed."""
+    await store.commit([SaveFlow(flow=flow(f"j{n}", created_at_s=float(n)), new=True) for n in range(3)])
+    await store.commit([SaveFlow(flow=flow("w", job=False), new=True)])
+    with pytest.raises(Conflict, match="exists"):
+        await store.commit([SaveFlow(flow=flow("w"), new=True)])
+    total, page = await store.jobs(offset=1, limit=1)
+    assert (total, [record.flow.id for record in page]) == (3, ["j1"])
+
+
+async def test_the_members_of_a_flow_come_with_their_latest_runs(store):
+    """And with results where asked for."""
+    await store.commit(
+        [
+            SaveTask(task=task(workflow_id="w"), new=True),
+            SaveTask(task=task("u", workflow_id="w", depends_on=("t",)), new=True),
+            SaveTask(task=task("v"), new=True),
+            SaveRun(run=run(answers={"a": 3}), results=b"1", cause="x"),
+        ]
+    )
+    found = {record.task.id: record for record in await store.members("w")}
+    assert set(found) == {"t", "u"}
+    assert found["t"].run.answers == {"a": 3}
+    assert found["t"].results is None
+    found = {one.task.id: one.results for one in await store.members("w", results=True)}
+    assert found == {"t": b"1", "u": None}
+    assert await store.members("") == []
+
+
+async def test_scheduled_tasks_are_found_soonest_first(store):
+    """Until their schedule is taken away."""
+    for name, at_s in (("a", 9.0), ("b", 3.0), ("c", 0.0)):
+        await store.commit([SaveTask(task=task(name, next_run_s=at_s), new=True)])
+    assert [one.id for one in await store.scheduled()] == ["b", "a"]
+    await store.commit([SaveTask(task=task("b"))])
+    assert [one.id for one in await store.scheduled()] == ["a"]
+
+
+async def test_results_of_a_broadcast_are_kept_by_proplet(store):
+    """Each part is stored as it comes, and shown as one object."""
+    await store.commit([SaveTask(task=task(broadcast=True), new=True), SaveRun(run=run(), cause="x")])
+    assert (await store.task("t", results=True)).results is None
+    for name, said in (("p2", b'"b"'), ("p1", b'{"a":1}')):
+        await store.commit([SaveRun(run=run(), results=said, part=name, cause="x")])
+    assert (await store.task("t", results=True)).results == b'{"p1":{"a":1},"p2":"b"}'
+    assert await store.results_of("t", 1) == b'{"p1":{"a":1},"p2":"b"}'
+    assert (await store.task("t")).results is None
+    await store.commit([SaveRun(run=run(2), cause="x")])
+    assert (await store.task("t", results=True)).results is None
+    await store.commit([DropTask(task_id="t")])
+    assert await store.results_of("t", 1) is None
+
+
+async def test_a_tasks_history_is_kept_in_order_and_bounded(store, clock):
+    """Its creation, then each saved run; the oldest lines go, and all of it with the task."""
+    await store.commit([SaveTask(task=task(), new=True)])
+    await store.commit([SaveRun(run=run(reason="no proplet"), cause="user")])
+    total, events = await store.events("t", offset=0, limit=10)
+    assert total == 2
+    assert [event.kind for event in events] == ["created", "run"]
+    assert (events[1].state, events[1].reason, events[1].cause) == ("waiting", "no proplet", "user")
+    assert events[1].at_s == clock.instant.wall_s
+    await store.commit([SaveRun(run=run(reason=str(n)), cause="x") for n in range(limits.TASK_EVENTS_KEPT)])
+    total, events = await store.events("t", offset=0, limit=1)
+    assert (total, events[0].reason) == (limits.TASK_EVENTS_KEPT, "0")
+    await store.commit([DropTask(task_id="t")])
+    assert await store.events("t", offset=0, limit=10) == (0, [])
+
+
+async def test_measurements_are_kept_newest_first_and_bounded(store):
+    """Each proplet and task has its own; they go with it."""
+    await store.commit([SaveTask(task=task(), new=True)])
+    for kind, subject in (("proplet", "t"), ("task", "t")):
+        samples = [b'{"n":%d}' % n for n in range(limits.METRICS_KEPT + 5)]
+        await store.commit([SaveMetric(kind=kind, subject=subject, body=body) for body in samples])
+    total, found = await store.metrics("task", "t", offset=1, limit=2)
+    assert (total, found) == (limits.METRICS_KEPT, [b'{"n":1003}', b'{"n":1002}'])
+    await store.commit([DropTask(task_id="t")])
+    assert await store.metrics("task", "t", offset=0, limit=2) == (0, [])
+    await store.commit([DropProplet(proplet_id="t")])
+    assert await store.metrics("proplet", "t", offset=0, limit=2) == (0, [])

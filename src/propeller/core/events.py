@@ -166,6 +166,8 @@ class SaveRun:
     round_id: str = ""
     """The training round that the run's task is part of, for the log."""
     results: bytes | None = None
+    part: str = ""
+    """The proplet whose part of a broadcast the results are; empty for the results of the whole run."""
     cause: str
 
 

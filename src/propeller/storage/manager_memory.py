@@ -2,16 +2,34 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from propeller import limits
 from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
 from propeller.core.run import Run
 from propeller.core.task import Task
 from propeller.errors import Bug
 from propeller.fl.launch import Launch, LaunchState
 from propeller.ports import Clock, Instant
+from propeller.storage.manager_history import flow_taken, joined_parts, run_event
 from propeller.storage.manager_store import id_taken, rearmed, round_taken, unknown_task
-from propeller.stores import DropLaunch, DropTask, ManagerChange, SaveLaunch, SaveTask, TaskRecord
+from propeller.stores import (
+    DropFlow,
+    DropLaunch,
+    DropTask,
+    FlowRecord,
+    ManagerChange,
+    MetricKind,
+    SaveFlow,
+    SaveLaunch,
+    SaveMetric,
+    SaveTask,
+    SettleFlow,
+    TaskEvent,
+    TaskRecord,
+)
 
 
 class MemoryManagerStore:
@@ -25,6 +43,10 @@ class MemoryManagerStore:
         self._latest: dict[str, int] = {}
         self._proplets: dict[str, Proplet] = {}
         self._launches: dict[str, Launch] = {}
+        self.flows: dict[str, FlowRecord] = {}
+        self._parts: dict[tuple[str, int], dict[str, bytes]] = {}
+        self._events: dict[str, tuple[TaskEvent, ...]] = {}
+        self._metrics: dict[tuple[MetricKind, str], tuple[bytes, ...]] = {}
 
     async def commit(self, changes: Sequence[ManagerChange]) -> None:
         """See `stores.ManagerStore`."""
@@ -36,45 +58,101 @@ class MemoryManagerStore:
             vars(self).update(before)
             raise
 
-    def _apply(self, change: ManagerChange) -> None:  # noqa: C901 - one arm per kind of change
+    def _apply(self, change: ManagerChange) -> None:  # noqa: C901, PLR0912 - one arm per kind of change
         match change:
             case SaveTask(task=task, new=new):
                 if new and task.id in self.tasks_by_id:
                     raise id_taken(task.id)
+                if new:
+                    self._tell(
+                        task.id, TaskEvent(at_s=self._clock.now().wall_s, kind="created", cause="user")
+                    )
                 if new or task.id in self.tasks_by_id:
                     self.tasks_by_id[task.id] = task
             case DropTask(task_id=task_id):
                 self.tasks_by_id.pop(task_id, None)
                 self._drop_runs(task_id)
-            case SaveRun(run=run, results=results):
-                if run.task_id not in self.tasks_by_id:
-                    raise Bug(f"a run of no task: {run!r}")
-                self.runs[run.key] = (run, self._clock.now())
-                self._latest[run.task_id] = max(run.number, self._latest.get(run.task_id, 0))
-                if results is not None:
-                    self.results[run.key] = results
+            case SaveRun():
+                self._save_run(change)
             case SaveProplet(proplet=proplet):
                 self._proplets[proplet.id] = proplet
             case DropProplet(proplet_id=proplet_id):
                 self._proplets.pop(proplet_id, None)
+                self._metrics.pop(("proplet", proplet_id), None)
             case SaveLaunch(launch=launch, new=new):
                 if new and launch.round_id in self._launches:
                     raise round_taken(launch.round_id)
                 self._launches[launch.round_id] = launch
             case DropLaunch(round_id=round_id):
                 self._launches.pop(round_id, None)
+            case SaveFlow() | DropFlow() | SettleFlow():
+                self._change_flow(change)
+            case SaveMetric(kind=kind, subject=subject, body=body):
+                kept = self._metrics.get((kind, subject), ())
+                self._metrics[kind, subject] = (body, *kept)[: limits.METRICS_KEPT]
+
+    def _save_task(self, task: Task, *, new: bool) -> None:
+        if new and task.id in self.tasks_by_id:
+            raise id_taken(task.id)
+        if new:
+            self._tell(task.id, TaskEvent(at_s=self._clock.now().wall_s, kind="created", cause="user"))
+        if new or task.id in self.tasks_by_id:
+            self.tasks_by_id[task.id] = task
+
+    def _save_run(self, change: SaveRun) -> None:
+        run = change.run
+        task = self.tasks_by_id.get(run.task_id)
+        if task is None:
+            raise Bug(f"a run of no task: {run!r}")
+        self.runs[run.key] = (run, self._clock.now())
+        self._latest[run.task_id] = max(run.number, self._latest.get(run.task_id, 0))
+        if change.results is not None and change.part:
+            self._parts[run.key] = self._parts.get(run.key, {}) | {change.part: change.results}
+        elif change.results is not None:
+            self.results[run.key] = change.results
+        if task.flow_id in self.flows:
+            self._touch(self.flows[task.flow_id])
+        self._tell(run.task_id, run_event(change, self._clock.now()))
+
+    def _tell(self, task_id: str, event: TaskEvent) -> None:
+        self._events[task_id] = (*self._events.get(task_id, ()), event)[-limits.TASK_EVENTS_KEPT :]
+
+    def _touch(self, record: FlowRecord, flow: Flow | None = None) -> None:
+        self.flows[record.flow.id] = replace(record, flow=flow or record.flow, touched=record.touched + 1)
+
+    def _change_flow(self, change: SaveFlow | DropFlow | SettleFlow) -> None:
+        match change:
+            case SaveFlow(flow=flow, new=True):
+                if flow.id in self.flows:
+                    raise flow_taken(flow.id)
+                self.flows[flow.id] = FlowRecord(flow=flow, touched=1, settled=0)
+            case SaveFlow(flow=flow):
+                if flow.id in self.flows:
+                    self._touch(self.flows[flow.id], flow)
+            case DropFlow(flow_id=flow_id):
+                self.flows.pop(flow_id, None)
+            case SettleFlow(flow_id=flow_id, touched=touched):
+                record = self.flows.get(flow_id)
+                if record is not None:
+                    self.flows[flow_id] = replace(record, settled=max(record.settled, touched))
 
     def _drop_runs(self, task_id: str) -> None:
         for key in [key for key in self.runs if key[0] == task_id]:
             del self.runs[key]
             self.results.pop(key, None)
+            self._parts.pop(key, None)
+        self._events.pop(task_id, None)
+        self._metrics.pop(("task", task_id), None)
 
     def _record(self, task: Task, *, results: bool) -> TaskRecord:
         latest = self._latest.get(task.id, 0)
         if (task.id, latest) not in self.runs:
             return TaskRecord(task=task, latest_run=latest)
-        found = self.results.get((task.id, latest)) if results else None
+        found = self._results((task.id, latest)) if results else None
         return TaskRecord(task=task, run=self.runs[task.id, latest][0], results=found, latest_run=latest)
+
+    def _results(self, key: tuple[str, int]) -> bytes | None:
+        return joined_parts(self._parts.get(key, {})) or self.results.get(key)
 
     async def task(self, task_id: str, *, results: bool = False) -> TaskRecord:
         """See `stores.ManagerStore`."""
@@ -118,6 +196,46 @@ class MemoryManagerStore:
         """See `stores.ManagerStore`."""
         found = [one for one in self._launches.values() if one.state is not LaunchState.CLOSED]
         return sorted(found, key=lambda one: one.round_id)
+
+    async def flow(self, flow_id: str) -> FlowRecord | None:
+        """See `stores.ManagerStore`."""
+        return self.flows.get(flow_id)
+
+    async def jobs(self, *, offset: int, limit: int) -> tuple[int, list[FlowRecord]]:
+        """See `stores.ManagerStore`."""
+        found = [record for record in self.flows.values() if record.flow.job]
+        found.sort(key=lambda record: (-record.flow.created_at_s, record.flow.id))
+        return len(found), found[offset : offset + limit]
+
+    async def open_flows(self) -> list[str]:
+        """See `stores.ManagerStore`."""
+        return sorted(name for name, record in self.flows.items() if record.touched != record.settled)
+
+    async def members(self, flow_id: str, *, results: bool = False) -> list[TaskRecord]:
+        """See `stores.ManagerStore`."""
+        found = [task for task in self.tasks_by_id.values() if flow_id and task.flow_id == flow_id]
+        return [self._record(task, results=results) for task in found]
+
+    async def scheduled(self) -> list[Task]:
+        """See `stores.ManagerStore`."""
+        found = [task for task in self.tasks_by_id.values() if task.next_run_s]
+        return sorted(found, key=lambda task: (task.next_run_s, task.id))
+
+    async def results_of(self, task_id: str, run: int) -> bytes | None:
+        """See `stores.ManagerStore`."""
+        return self._results((task_id, run))
+
+    async def events(self, task_id: str, *, offset: int, limit: int) -> tuple[int, list[TaskEvent]]:
+        """See `stores.ManagerStore`."""
+        found = self._events.get(task_id, ())
+        return len(found), list(found[offset : offset + limit])
+
+    async def metrics(
+        self, kind: MetricKind, subject: str, *, offset: int, limit: int
+    ) -> tuple[int, list[bytes]]:
+        """See `stores.ManagerStore`."""
+        found = self._metrics.get((kind, subject), ())
+        return len(found), list(found[offset : offset + limit])
 
 
 def _same(left: object, right: object) -> bool:

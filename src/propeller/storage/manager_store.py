@@ -19,6 +19,7 @@ from propeller.core.task import Task
 from propeller.errors import Conflict, NotFound
 from propeller.fl.launch import Launch
 from propeller.ports import Clock, Instant
+from propeller.storage import manager_history as history
 from propeller.storage.queries import Queries
 from propeller.storage.sqlite import Database
 from propeller.stores import (
@@ -27,6 +28,7 @@ from propeller.stores import (
     ManagerChange,
     SaveLaunch,
     SaveTask,
+    TaskEvent,
     TaskRecord,
 )
 from propeller.wire import codec
@@ -42,7 +44,7 @@ _proplet = msgspec.msgpack.Decoder(Proplet).decode
 _launch = msgspec.msgpack.Decoder(Launch).decode
 
 
-class SqliteManagerStore:
+class SqliteManagerStore(history.HistoryReads):
     """`stores.ManagerStore` over an open `Database` of `ROLE`, which it does not close."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -56,12 +58,14 @@ class SqliteManagerStore:
 
     async def task(self, task_id: str, *, results: bool = False) -> TaskRecord:
         """See `stores.ManagerStore`."""
-        row = await self._database.read(
-            lambda connection: connection.execute(_SQL.select_task, {"id": task_id}).fetchone()
-        )
-        if row is None:
-            raise unknown_task(task_id)
-        return _record(row, results=results)
+
+        def read(connection: sqlite3.Connection) -> TaskRecord:
+            row = connection.execute(_SQL.select_task, {"id": task_id}).fetchone()
+            if row is None:
+                raise unknown_task(task_id)
+            return _record(row, connection, results=results)
+
+        return await self._database.read(read)
 
     async def tasks(
         self, *, offset: int, limit: int, metadata: Mapping[str, object] | None = None
@@ -72,7 +76,16 @@ class SqliteManagerStore:
         def read(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
             total = connection.execute(_SQL.count_tasks, wanted).fetchone()["total"]
             page = connection.execute(_SQL.list_tasks, {**wanted, "limit": limit, "offset": offset})
-            return total, [_record(row, results=True) for row in page]
+            return total, [_record(row, connection, results=True) for row in page]
+
+        return await self._database.read(read)
+
+    async def members(self, flow_id: str, *, results: bool = False) -> list[TaskRecord]:
+        """See `stores.ManagerStore`."""
+
+        def read(connection: sqlite3.Connection) -> list[TaskRecord]:
+            rows = history.list_members(connection, flow_id, results=results)
+            return [_record(row, connection, results=results) for row in rows]
 
         return await self._database.read(read)
 
@@ -134,12 +147,16 @@ def rearmed(run: Run, saved: Instant, now: Instant) -> Run:
     )
 
 
-def _record(row: sqlite3.Row, *, results: bool) -> TaskRecord:
+def _record(row: sqlite3.Row, connection: sqlite3.Connection, *, results: bool) -> TaskRecord:
+    task = _task(row["task"])
+    found = row["results"] if results else None
+    if results and task.broadcast:
+        found = history.parts(connection, task.id, row["latest_run"])
     return TaskRecord(
-        task=_task(row["task"]),
+        task=task,
         latest_run=row["latest_run"],
         run=None if row["run"] is None else _run(row["run"]),
-        results=row["results"] if results else None,
+        results=found,
     )
 
 
@@ -148,12 +165,14 @@ def _apply_all(changes: Sequence[ManagerChange], now: Instant, connection: sqlit
         _APPLY[type(change)](change, now, connection)
 
 
-def _save_task(change: SaveTask, _now: Instant, connection: sqlite3.Connection) -> None:
+def _save_task(change: SaveTask, now: Instant, connection: sqlite3.Connection) -> None:
     task = change.task
     row = {
         "id": task.id,
         "created_at": task.created_at_s,
         "metadata": codec.encode(task.metadata).decode(),
+        "flow_id": task.flow_id or None,
+        "next_run": task.next_run_s or None,
         "body": _pack(task),
     }
     if not change.new:
@@ -163,6 +182,7 @@ def _save_task(change: SaveTask, _now: Instant, connection: sqlite3.Connection) 
         connection.execute(_SQL.insert_task, row)
     except sqlite3.IntegrityError as error:
         raise id_taken(task.id) from error
+    history.add_event(connection, task.id, TaskEvent(at_s=now.wall_s, kind="created", cause="user"))
 
 
 def id_taken(task_id: str) -> Conflict:
@@ -178,6 +198,7 @@ def round_taken(round_id: str) -> Conflict:
 def _drop_task(change: DropTask, _now: Instant, connection: sqlite3.Connection) -> None:
     connection.execute(_SQL.retire_task, {"id": change.task_id})
     connection.execute(_SQL.delete_task, {"id": change.task_id})
+    history.forget_metrics(connection, "task", change.task_id)
 
 
 def _save_run(change: SaveRun, now: Instant, connection: sqlite3.Connection) -> None:
@@ -190,10 +211,13 @@ def _save_run(change: SaveRun, now: Instant, connection: sqlite3.Connection) -> 
         "saved_mono": now.mono_s,
         "saved_wall": now.wall_s,
         "body": _pack(run),
-        "results": change.results,
+        "results": None if change.part else change.results,
     }
     connection.execute(_SQL.upsert_run, row)
+    if change.part and change.results is not None:
+        history.add_part(connection, change)
     connection.execute(_SQL.mark_latest_run, {"task_id": run.task_id, "number": run.number})
+    history.note_run(connection, change, now)
 
 
 def _save_proplet(change: SaveProplet, _now: Instant, connection: sqlite3.Connection) -> None:
@@ -204,6 +228,7 @@ def _save_proplet(change: SaveProplet, _now: Instant, connection: sqlite3.Connec
 
 def _drop_proplet(change: DropProplet, _now: Instant, connection: sqlite3.Connection) -> None:
     connection.execute(_SQL.delete_proplet, {"id": change.proplet_id})
+    history.forget_metrics(connection, "proplet", change.proplet_id)
 
 
 def _save_launch(change: SaveLaunch, _now: Instant, connection: sqlite3.Connection) -> None:
@@ -230,4 +255,5 @@ _APPLY: Mapping[type, Callable[[Any, Instant, sqlite3.Connection], None]] = {
     DropProplet: _drop_proplet,
     SaveLaunch: _save_launch,
     DropLaunch: _drop_launch,
+    **history.APPLY,
 }

@@ -1,12 +1,13 @@
 -- name: insert_task
 -- A new definition; fails when the id is taken. Its runs go on counting where an earlier task of the id ended.
-INSERT INTO tasks (id, created_at, metadata, latest_run, body)
+INSERT INTO tasks (id, created_at, metadata, flow_id, next_run, latest_run, body)
 VALUES (
-    :id, :created_at, :metadata, coalesce((SELECT latest_run FROM retired WHERE id = :id), 0), :body
+    :id, :created_at, :metadata, :flow_id, :next_run,
+    coalesce((SELECT latest_run FROM retired WHERE id = :id), 0), :body
 );
 
 -- name: update_task
-UPDATE tasks SET metadata = :metadata, body = :body WHERE id = :id;
+UPDATE tasks SET metadata = :metadata, flow_id = :flow_id, next_run = :next_run, body = :body WHERE id = :id;
 
 -- name: retire_task
 -- Remembers how far an id has counted, before its task is deleted.
