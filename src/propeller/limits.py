@@ -59,6 +59,9 @@ HEARTBEAT_S = 10.0
 HEARTBEATS_MISSED_MAX = 3
 """A proplet is alive if its last heartbeat is within this many intervals."""
 
+PROPLET_METRICS_S = 10.0
+"""Default interval between a proplet's host metrics."""
+
 # Tasks
 TASK_NAME_CHARS_MAX = 256
 TASK_FILE_BYTES_MAX = 100 * 1024 * 1024
@@ -178,9 +181,11 @@ TENSOR_DIMS_MAX = 8
 TENSOR_HEADER_BYTES_MAX = 8 * 1024 * 1024
 """Header of a safetensors file: ten thousand tensors of long names take 3 MiB."""
 MODEL_FILE_BYTES_MAX = 4 * 1024 * 1024 * 1024
-"""A model, update or state as a safetensors file: these are streamed and mapped, so disk is what they cost."""
+"""Models over this are aggregated from files; below it, JSON in one request is faster and easier to see."""
+MODEL_LINE_BYTES_MAX = 2 * 1024 * 1024
+"""What is said of a model that comes as files: ten thousand participants' ids, and the strategy's JSON."""
 MODEL_BY_REFERENCE_BYTES = 1024 * 1024
-"""Models over this are aggregated from files; below it, JSON in one request is faster and easier to watch."""
+"""Models over this are aggregated from files; below it, JSON in one request is easier to watch."""
 TENSORS_JSON_ELEMENTS_MAX = HTTP_BODY_BYTES_MAX // 2
 """Numbers in one JSON or CBOR model: a body's worth at two bytes each. CBOR can name one list many times."""
 HYPERPARAMS_BYTES_MAX = 64 * 1024
@@ -189,6 +194,8 @@ IMAGE_REFERENCE_CHARS_MAX = 2048
 """An image reference or URL as an experiment names it: it is part of every round's start message."""
 ROUND_LAUNCH_S = 600.0
 """How long a later round of an experiment waits for the manager to create its tasks."""
+ROUND_TASK_GRACE_S = 10.0
+"""How long a round's task outlives the round's own timeout: it is ended by the round, not beside it."""
 ROUND_MANUAL_TIMEOUT_S = 600.0
 """A round that a task started by hand opened: an image to pull and a guest to run, with room."""
 ROUND_RESTART_GRACE_S = 30.0

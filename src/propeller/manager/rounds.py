@@ -323,6 +323,7 @@ def _task(task_id: str, participant: str, round_id: str, asked: ExperimentBody, 
         env=env,
         proplet_id=participant,
         mode="train",
-        wait_s=timeout_s,
+        # A little longer than the round, so that the round's end, not the wait's, is what ends the task.
+        wait_s=timeout_s + limits.ROUND_TASK_GRACE_S,
         limits=TaskLimits(wall_s=min(timeout_s, limits.GUEST_WALL_S_MAX)),
     )
