@@ -92,3 +92,10 @@ def test_an_outside_broker_needs_only_its_address_and_credentials(tmp_path: Path
     finally:
         broker.terminate()
         broker.wait(10)
+
+
+def test_a_broker_that_is_not_there_is_named(tmp_path: Path):
+    """One line with the address, and not the proplets that never came."""
+    line = _fails("up", "--data-dir", str(tmp_path / "d"), "--free-ports", "--broker", "tcp://127.0.0.1:9")
+    assert "127.0.0.1:9" in line
+    assert "--broker" in line

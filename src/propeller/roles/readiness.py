@@ -1,4 +1,4 @@
-"""Knowing that a system works: every role healthy, every proplet alive at the manager."""
+"""Knowing that a system works: its broker there, every role healthy, every proplet alive at the manager."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -13,6 +13,8 @@ from propeller.wire.tasks import PropletPage
 
 READY_S: Final = 30.0
 """A system that is not ready by then is broken."""
+BROKER_S: Final = 10.0
+"""An outside broker that is being started at the same time is there by then; a wrong address never is."""
 POLL_S: Final = 0.05
 _OK: Final = 200
 _PAGE: Final = 100
@@ -41,6 +43,28 @@ async def wait_ready(
         raise PeerUnavailable(
             f"not ready within {timeout_s:g} s; still missing: {', '.join(missing)}; their logs say why",
             code="not_ready",
+        ) from None
+
+
+async def wait_listening(host: str, port: int, *, timeout_s: float = BROKER_S) -> None:
+    """Return once somebody accepts connections there; else raise `PeerUnavailable` with the last reason."""
+    why: str = "no answer"
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(host, port)
+                except OSError as error:
+                    why = error.strerror or str(error)
+                else:
+                    writer.close()
+                    await writer.wait_closed()
+                    return
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise PeerUnavailable(
+            f"the broker at {host}:{port} does not answer ({why}); is it running, and is --broker right?",
+            code="no_broker",
         ) from None
 
 

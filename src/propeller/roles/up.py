@@ -25,7 +25,7 @@ from propeller.roles.layout import Running
 from propeller.roles.manager import run_manager
 from propeller.roles.place import LOOPBACK, Place
 from propeller.roles.process import watch
-from propeller.roles.readiness import wait_ready
+from propeller.roles.readiness import wait_listening, wait_ready
 from propeller.roles.serving import (
     run_aggregator,
     run_data_store,
@@ -114,7 +114,9 @@ def _identities(up: UpRole) -> Config:
 async def _broker(stack: AsyncExitStack, up: UpRole) -> str:
     """The address of the broker, ours started first: a taken port stops everything here."""
     if up.broker not in {"embedded", "mosquitto"}:
-        return str(parse_address(up.broker))
+        address = parse_address(up.broker)
+        await wait_listening(address.host, address.port)
+        return str(address)
     told = BrokerRole(
         host=up.host,
         port=up.ports["mqtt"],
