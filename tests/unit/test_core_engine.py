@@ -1,5 +1,7 @@
 """The engine, one decision at a time: what each event must lead to."""
 
+import sys
+
 import pytest
 
 from propeller import limits
@@ -59,7 +61,7 @@ def engine():
 
 def test_a_start_is_saved_before_it_is_sent(engine):
     """The order of commands is the order of durability: rows first, messages after."""
-    assert kinds(start(engine)) == ["SaveRun", "SaveRun", "SendStart"]
+    assert kinds(start(engine)) == ["SaveRun", "SendStart"]
 
 
 def test_a_run_goes_through_its_states(engine):
@@ -250,3 +252,102 @@ def test_a_restored_engine_goes_on(engine):
     restored.validate()
     assert kinds(restored.handle(heard(), at(5)))[-1] == "SendStart"
     assert saved(restored.handle(report("finished"), at(6))).state is RunState.COMPLETED
+
+
+def test_federated_work_without_a_named_proplet_waits_for_the_one_it_began_on(engine):
+    """Its participant is where it began: a lost attempt is not handed to somebody else."""
+    start(engine, env={"ROUND_ID": "r"}, wait_s=5000.0)
+    engine.handle(report("started"), at(1))
+    for s in range(10, 400, 10):
+        engine.handle(heard("q"), at(s))
+    run = engine.ledger.runs["t"]
+    assert [attempt.proplet_id for attempt in run.attempts] == ["p"]
+    assert run.state is RunState.WAITING
+    assert engine.why_waiting(run, at(400)) == "proplet p is offline"
+    again = saved(engine.handle(heard("p"), at(401)))
+    assert [attempt.proplet_id for attempt in again.attempts] == ["p", "p"]
+
+
+def test_a_start_is_repeated_for_days_without_an_end(engine):
+    """A round may wait a month for its participant: the pauses stay within their bound."""
+    start(engine, env={"ROUND_ID": "r"}, proplet_id="p", wait_s=2 * 86_400.0)
+    s = 0.0
+    while (s := engine.next_deadline()) < 2 * 86_400.0:
+        engine.handle(e.Tick(), at(s))
+    assert saved(engine.handle(e.Tick(), at(s))).state is RunState.FAILED
+
+
+def test_the_most_urgent_and_oldest_is_served_first(engine):
+    """Also when one of the two waits for this very proplet and the other for anybody."""
+    start(engine)
+    for name, fields in (
+        ("late", {"priority": 50}),
+        ("pinned", {"priority": 60, "proplet_id": "p"}),
+        ("urgent", {"priority": 70}),
+        ("later", {"priority": 50}),
+    ):
+        engine.handle(e.StartRequested(task=task(name, **fields), number=1, cause="test"), at(len(name)))
+    served = []
+    running = "t"
+    for s in range(20, 24):
+        done = e.AttemptReport(kind="finished", sender="p", task_id=running, run=1, attempt=1, cause="test")
+        out = engine.handle(done, at(s))
+        running = next(command.task.id for command in out if isinstance(command, e.SendStart))
+        served.append(running)
+    assert served == ["urgent", "pinned", "late", "later"]
+
+
+def test_a_lost_run_goes_elsewhere_and_before_those_that_never_ran(engine):
+    """It waited its turn already; the proplet that lost it is asked last."""
+    start(engine)
+    engine.handle(heard("q"), at(1))
+    engine.handle(e.StartRequested(task=task("u"), number=1, cause="test"), at(1))
+    engine.handle(e.StartRequested(task=task("v"), number=1, cause="test"), at(1))
+    held = e.Held(task_id="u", run=1, attempt=1, state="running")
+    for s in range(10, 100, 10):
+        engine.handle(heard("q", held=(held,)), at(s))
+    done = e.AttemptReport(kind="finished", sender="q", task_id="u", run=1, attempt=1, cause="test")
+    out = engine.handle(done, at(99))
+    assert [command.task.id for command in out if isinstance(command, e.SendStart)] == ["t"]
+
+
+def test_a_waiting_run_is_stored_once_whatever_the_fleet_does(engine):
+    """Its reason changes with every proplet that comes and goes, and is told when asked, not stored."""
+    start(engine)
+    waiting = saved(engine.handle(e.StartRequested(task=task("u"), number=1, cause="test"), at(1)))
+    assert waiting.reason == "all 1 live proplets are busy"
+    out = engine.handle(e.Gone(proplet_id="p", lane="directed", cause="test"), at(2))
+    assert out == []
+    assert engine.why_waiting(waiting, at(2)) == "all 1 proplets are offline"
+
+
+def test_an_event_costs_the_same_with_many_runs_and_proplets():
+    """No event looks at all of them: a heartbeat among thousands costs what it costs among a few."""
+
+    def calls_per_beat(size: int) -> int:
+        made = Engine()
+        for number in range(size):
+            made.handle(heard(f"p{number}"), at(0))
+            event = e.StartRequested(task=task(f"t{number}", proplet_id="p0"), number=1, cause="test")
+            made.handle(event, at(0))
+        counted = 0
+
+        def count(_frame, event, _arg):
+            nonlocal counted
+            counted += event == "call"
+
+        sys.setprofile(count)
+        made.handle(heard("p1"), at(1))
+        sys.setprofile(None)
+        return counted
+
+    assert calls_per_beat(2000) <= calls_per_beat(20)
+
+
+def test_a_restored_engine_keeps_who_this_process_has_heard(engine):
+    """After a failed commit nobody is taken for offline whose heartbeat came a moment before."""
+    live = engine.ledger.proplets
+    restored = Engine.restore([], live.values(), at(5), heard=live)
+    assert restored.ledger.alive("p", at(5))
+    assert not Engine.restore([], live.values(), at(5)).ledger.alive("p", at(5))
+    assert restored.ledger.roster.alive_count(5.0) == 1

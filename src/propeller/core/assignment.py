@@ -1,36 +1,60 @@
-"""Gives waiting runs to proplets, the most urgent and oldest first. Pure; `placement` says who may."""
+"""Gives waiting runs to proplets, the most urgent and oldest first, and says why the others wait. Pure.
 
+Runs that anybody may have go round among all proplets with room; those with a home wait for it. Whoever has
+room after an event had none before it or was stirred by it, so nobody else needs to be looked at.
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
 
 from propeller import limits
 from propeller.core import events as e
 from propeller.core.ledger import FOREVER, Ledger, Now
-from propeller.core.placement import choose
+from propeller.core.placement import why_waiting
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task
 
+_ANYBODY = ""
+
 
 def place(ledger: Ledger, now: Now, cause: str) -> None:
-    """Assign every waiting run that some proplet can take now; give the others a visible reason."""
-    waiting = [run for run in ledger.runs.values() if run.state is RunState.WAITING]
-    if not waiting:
-        return
-    busy = ledger.busy()
-    waiting.sort(key=lambda run: (-ledger.tasks[run.task_id].priority, run.created_at_s))
-    for run in waiting:
-        task = ledger.tasks[run.task_id]
-        choice = choose(
-            task, ledger.proplets, ledger.order, busy, cursor=ledger.cursor, now_mono_s=now.mono_s
-        )
-        if choice.proplet_id is not None:
-            busy[choice.proplet_id] = busy.get(choice.proplet_id, 0) + 1
-            _assign(ledger, run, task, choice.proplet_id, now, cause)
-        elif choice.reason != run.reason:
-            ledger.save(replace(run, reason=choice.reason), cause)
+    """Assign every waiting run that some proplet can take now; give those that begin to wait a reason."""
+    stirred = ledger.roster.take_stirred()
+    _serve_homes(ledger, stirred, now, cause, patient=True)
+    _serve_anybody(ledger, now, cause)
+    _serve_homes(ledger, stirred, now, cause, patient=False)
+    _explain(ledger, now, cause)
 
 
-def _assign(ledger: Ledger, run: Run, task: Task, proplet_id: str, now: Now, cause: str) -> None:
-    ledger.cursor = ledger.order.index(proplet_id)
+def _serve_homes(ledger: Ledger, stirred: Sequence[str], now: Now, cause: str, *, patient: bool) -> None:
+    """Give proplets the runs that only they may have; the patient let a more urgent run of anybody's pass."""
+    for proplet_id in stirred:
+        while ledger.roster.has_room(proplet_id, now.mono_s):
+            run, other = ledger.waiting_for(proplet_id), ledger.waiting_for(_ANYBODY)
+            if run is None or (patient and other and ledger.urgency(other) < ledger.urgency(run)):
+                break
+            _assign(ledger, run, proplet_id, now, cause)
+
+
+def _serve_anybody(ledger: Ledger, now: Now, cause: str) -> None:
+    while (run := ledger.waiting_for(_ANYBODY)) is not None:
+        proplet_id = ledger.roster.next_with_room(now.mono_s)
+        if proplet_id is None:
+            return
+        _assign(ledger, run, proplet_id, now, cause)
+
+
+def _explain(ledger: Ledger, now: Now, cause: str) -> None:
+    """A stored reason is that of the moment when the wait began; views ask anew."""
+    begun, ledger.unexplained = ledger.unexplained, []
+    for task_id in begun:
+        run = ledger.runs.get(task_id)
+        if run is not None and run.state is RunState.WAITING:
+            ledger.save(replace(run, reason=why_waiting(ledger, run, now.mono_s)), cause)
+
+
+def _assign(ledger: Ledger, run: Run, proplet_id: str, now: Now, cause: str) -> None:
+    task: Task = ledger.tasks[run.task_id]
     lane = ledger.proplets[proplet_id].lane
     number = run.attempts[-1].number + 1 if run.attempts else 1
     attempt = Attempt(number=number, proplet_id=proplet_id, lane=lane, sent_at_s=now.wall_s)

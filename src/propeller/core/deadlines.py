@@ -5,14 +5,22 @@ from dataclasses import replace
 from propeller import limits
 from propeller.core import events as e
 from propeller.core.ledger import FOREVER, Ledger, Now
-from propeller.core.policy import after
+from propeller.core.placement import why_waiting
+from propeller.core.policy import tries_again
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.errors import Bug
 
+_EVENT_DEADLINES_MAX = 64
+"""Deadlines that one event acts on: after a restart all may be due at once, and none may hold the loop."""
+_DOUBLINGS_MAX = 16
+"""Pauses reach their bound long before; a power without a bound would not fit a float after some hours."""
+
 
 def expire(ledger: Ledger, now: Now, cause: str) -> None:
-    """Act on every deadline that has passed by `now`."""
-    while ledger.next_deadline() <= now.mono_s:
+    """Act on deadlines that have passed by `now`; what is too much for one event is due at the next."""
+    for _ in range(_EVENT_DEADLINES_MAX):
+        if ledger.next_deadline() > now.mono_s:
+            return
         run = ledger.pop_due()
         if run.deadline_mono_s <= now.mono_s:
             _give_up(ledger, run, now, cause)
@@ -28,7 +36,8 @@ def _give_up(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
     if run.state is RunState.STOPPING:
         ledger.end(run, RunState.INTERRUPTED, now, reason=run.reason, failure="stopped", cause=cause)
     elif attempt is None:
-        why = f"no proplet took it within {ledger.tasks[run.task_id].wait_s:g} s: {run.reason}"
+        waits_for = why_waiting(ledger, run, now.mono_s)
+        why = f"no proplet took it within {ledger.tasks[run.task_id].wait_s:g} s: {waits_for}"
         ledger.end(run, RunState.FAILED, now, reason=why, failure="unplaced", cause=cause)
     else:
         _lose(ledger, run, now, _silence(attempt), cause)
@@ -42,8 +51,7 @@ def _lose(ledger: Ledger, run: Run, now: Now, why: str, cause: str) -> None:
     run = run.with_attempt(lost)
     if ledger.alive(attempt.proplet_id, now):
         ledger.send_stop(run, lost, why)
-    verdict = after(ledger.tasks[run.task_id], run)
-    if not verdict.again or now.mono_s >= run.give_up_mono_s:
+    if not tries_again(run) or now.mono_s >= run.give_up_mono_s:
         ledger.end(run, RunState.FAILED, now, reason=why, failure="lost", cause=cause)
         return
     again = run.to(RunState.WAITING, reason=why, resend_mono_s=FOREVER)
@@ -54,10 +62,12 @@ def _resend(ledger: Ledger, run: Run, now: Now) -> None:
     attempt = run.live_attempt
     if attempt is None or run.resend_mono_s > now.mono_s:
         return
-    pause = min(limits.DISPATCH_RETRY_S * 2**attempt.sends, limits.DISPATCH_RETRY_S_MAX)
+    pause = min(
+        limits.DISPATCH_RETRY_S * 2 ** min(attempt.sends, _DOUBLINGS_MAX), limits.DISPATCH_RETRY_S_MAX
+    )
     run = replace(run, resend_mono_s=now.mono_s + pause)
     run = run.with_attempt(replace(attempt, sends=attempt.sends + 1))
-    ledger.runs[run.task_id] = run
+    ledger.keep(run)
     if not ledger.alive(attempt.proplet_id, now):
         return
     if run.state is RunState.STOPPING:

@@ -8,6 +8,7 @@ crash the engine is rebuilt from stored runs and proplets alone (`restore`), wit
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from propeller import limits
@@ -16,8 +17,9 @@ from propeller.core import fleet, reports, requests
 from propeller.core.assignment import place
 from propeller.core.deadlines import expire
 from propeller.core.ledger import FOREVER, Ledger, Now
+from propeller.core.placement import why_waiting
 from propeller.core.proplet import Proplet
-from propeller.core.run import Run
+from propeller.core.run import Run, RunState
 from propeller.core.task import Task
 
 _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
@@ -35,6 +37,9 @@ _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
 }
 
 
+_NOBODY: Mapping[str, Proplet] = MappingProxyType({})
+
+
 class Engine:
     """Decides for one manager. Not thread-safe: one owner feeds it one event at a time."""
 
@@ -49,16 +54,17 @@ class Engine:
         now: Now,
         *,
         heartbeat_s: float = limits.HEARTBEAT_S,
+        heard: Mapping[str, Proplet] = _NOBODY,
     ) -> "Engine":
         """An engine after a restart. Deadlines of the stored runs must already be re-armed.
 
-        No proplet counts as alive before it is heard, and none as lost before it had time to be.
+        No proplet counts as alive before it is heard, and none as lost before it had time to be. `heard` is
+        what this very process knew before: who is alive there stays alive.
         """
         engine = cls(heartbeat_s=heartbeat_s)
         ledger = engine.ledger
-        for proplet in proplets:
-            lost_at = now.mono_s + ledger.patience_s + limits.ATTEMPT_LOST_S
-            ledger.put_proplet(replace(proplet, alive_until_mono_s=-FOREVER, lost_at_mono_s=lost_at))
+        lost_at = now.mono_s + ledger.patience_s + limits.ATTEMPT_LOST_S
+        ledger.roster.restore(_as_heard(proplet, heard.get(proplet.id), lost_at) for proplet in proplets)
         for task, run in runs:
             ledger.tasks[task.id] = task
             ledger.keep(run)
@@ -74,7 +80,14 @@ class Engine:
         _DECIDERS[type(event)](ledger, event, now)
         expire(ledger, now, event.cause)
         place(ledger, now, event.cause)
-        return ledger.out
+        return _saved_once(ledger.out)
+
+    def why_waiting(self, run: Run, now: Now) -> str:
+        """What a waiting run waits for at this moment; its stored reason for any other run."""
+        live = self.ledger.runs.get(run.task_id)
+        if live is None or live.number != run.number or live.state is not RunState.WAITING:
+            return run.reason
+        return why_waiting(self.ledger, live, now.mono_s)
 
     def next_deadline(self) -> float:
         """When a `Tick` is due at the latest (monotonic seconds); infinity if nothing is pending."""
@@ -83,3 +96,25 @@ class Engine:
     def validate(self) -> None:
         """Raise `Bug` if the state breaks an invariant; tests call it after every event."""
         self.ledger.validate()
+
+
+def _as_heard(stored: Proplet, known: Proplet | None, lost_at_mono_s: float) -> Proplet:
+    if known is None or known.lane != stored.lane:
+        return replace(stored, alive_until_mono_s=-FOREVER, lost_at_mono_s=lost_at_mono_s)
+    return replace(
+        stored,
+        last_alive_at_s=known.last_alive_at_s,
+        alive_until_mono_s=known.alive_until_mono_s,
+        lost_at_mono_s=known.lost_at_mono_s,
+        history=known.history,
+    )
+
+
+def _saved_once(commands: list[e.Command]) -> list[e.Command]:
+    """The commands with only the last record of each run: an event that moves one twice stores it once."""
+    last = {command.run.key: at for at, command in enumerate(commands) if isinstance(command, e.SaveRun)}
+    return [
+        command
+        for at, command in enumerate(commands)
+        if not isinstance(command, e.SaveRun) or last[command.run.key] == at
+    ]

@@ -31,7 +31,7 @@ def announced(ledger: Ledger, event: e.Announced, now: Now) -> None:
         slots=max(1, event.slots),
     )
     if proplet != known:
-        ledger.put_proplet(proplet)
+        ledger.roster.put(proplet)
         ledger.out.append(e.SaveProplet(proplet=proplet))
     if event.protocol >= _DIRECTED:
         ledger.out.append(e.SendWelcome(proplet_id=proplet.id))
@@ -55,7 +55,7 @@ def heard(ledger: Ledger, event: e.Heard, now: Now) -> None:
         lost_at_mono_s=now.mono_s + ledger.patience_s + limits.ATTEMPT_LOST_S,
         history=(*proplet.history[-(HISTORY_MAX - 1) :], now.wall_s),
     )
-    ledger.put_proplet(proplet)
+    ledger.roster.beat(proplet)
     if not settled:
         ledger.out.append(e.SaveProplet(proplet=proplet))
     if event.inventory is not None:
@@ -71,7 +71,7 @@ def gone(ledger: Ledger, event: e.Gone, now: Now) -> None:
     if not proplet.alive(now.mono_s):
         return
     lost_at = now.mono_s + limits.ATTEMPT_LOST_S
-    ledger.put_proplet(replace(proplet, alive_until_mono_s=now.mono_s, lost_at_mono_s=lost_at))
+    ledger.roster.fade(replace(proplet, alive_until_mono_s=now.mono_s, lost_at_mono_s=lost_at))
     for run in ledger.on(proplet.id):
         ledger.arm(run)
 

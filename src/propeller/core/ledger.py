@@ -1,7 +1,7 @@
 """The engine's state and its bookkeeping: live runs, proplets, timers, and the commands of the event at hand.
 
 It decides nothing. `requests`, `fleet`, `reports`, `deadlines` and `assignment` decide, each for its kind of
-event, and change the ledger through the few methods here.
+event, and change the ledger through the few methods here. No method looks at all runs or all proplets.
 """
 
 import heapq
@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 from propeller import limits
 from propeller.core import events as e
+from propeller.core.line import Line
 from propeller.core.proplet import Proplet
+from propeller.core.roster import Roster
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task
 from propeller.errors import Bug
@@ -34,13 +36,20 @@ class Ledger:
         """Live runs by task id (a task has at most one)."""
         self.tasks: dict[str, Task] = {}
         """The tasks of live runs."""
-        self.proplets: dict[str, Proplet] = {}
-        self.order: list[str] = []
-        self.cursor = 0
+        self.roster = Roster()
+        self.lines: dict[str, Line] = {}
+        """Waiting runs by the one proplet that may have them; those that anybody may have under ``""``."""
+        self.unexplained: list[str] = []
+        """Tasks whose runs began to wait in the event at hand."""
         self.timers: list[tuple[float, str]] = []
         self.armed: dict[str, float] = {}
         """The one timer of each live run that counts; a heap entry that disagrees is stale."""
         self.out: list[e.Command] = []
+
+    @property
+    def proplets(self) -> dict[str, Proplet]:
+        """All proplets by id, in order of registration."""
+        return self.roster.proplets
 
     @property
     def patience_s(self) -> float:
@@ -75,6 +84,16 @@ class Ledger:
                 or self.due(run) == FOREVER
             ):
                 raise Bug(f"engine state of task {task_id} is impossible: {run!r}")
+            self._validate_place(run)
+        if sum(map(self.roster.count, self.proplets)) > len(self.runs):
+            raise Bug("proplets hold more attempts than there are live runs")
+
+    def _validate_place(self, run: Run) -> None:
+        attempt = run.live_attempt
+        if attempt is None and not self.lines[self.home(run)].has(run.task_id):
+            raise Bug(f"a waiting run is in no line: {run!r}")
+        if attempt is not None and run.task_id not in self.roster.held(attempt.proplet_id):
+            raise Bug(f"a proplet does not know what it holds: {run!r}")
 
     def save(self, run: Run, cause: str, results: bytes | None = None) -> None:
         """Keep the run and have it stored, with its results if it has just got some."""
@@ -83,13 +102,61 @@ class Ledger:
         self.out.append(e.SaveRun(run=run, round_id=round_id, results=results, cause=cause))
 
     def keep(self, run: Run) -> None:
-        """Hold a live run and arm its timer; let an ended one go."""
+        """Hold a live run, list it where it belongs and arm its timer; let an ended one go."""
+        before = self.runs.get(run.task_id)
+        there, here = self._place(before), self._place(run)
+        if there != here:
+            self._unlist(run.task_id, there)
+            self._list(run, here)
         if run.live:
             self.runs[run.task_id] = run
             self.arm(run)
         else:
             del self.runs[run.task_id]
             del self.tasks[run.task_id]
+
+    def home(self, run: Run) -> str:
+        """The one proplet that may have the run: named, or where federated work began; empty if any may."""
+        task = self.tasks[run.task_id]
+        if task.proplet_id or not task.federated or not run.attempts:
+            return task.proplet_id
+        return run.attempts[-1].proplet_id
+
+    def waiting_for(self, proplet_id: str) -> Run | None:
+        """The run that is next in line for that proplet alone, or for anybody if it is empty."""
+        line = self.lines.get(proplet_id)
+        task_id = line.first() if line else None
+        return self.runs[task_id] if task_id is not None else None
+
+    def urgency(self, run: Run) -> tuple[int, float]:
+        """Sorts runs: the most urgent first, then the oldest."""
+        return (-self.tasks[run.task_id].priority, run.created_at_s)
+
+    def _place(self, run: Run | None) -> tuple[str, str] | None:
+        """Where a run is listed: waiting in a line, held by a proplet, or nowhere."""
+        if run is None or not run.live:
+            return None
+        attempt = run.live_attempt
+        return ("held", attempt.proplet_id) if attempt else ("waits", self.home(run))
+
+    def _list(self, run: Run, place: tuple[str, str] | None) -> None:
+        match place:
+            case ("held", proplet_id):
+                self.roster.hold(proplet_id, run.task_id)
+            case ("waits", home):
+                line = self.lines.setdefault(home, Line())
+                line.join(run.task_id, self.tasks[run.task_id].priority, in_front=bool(run.attempts))
+                self.unexplained.append(run.task_id)
+                self.roster.stir(home)
+
+    def _unlist(self, task_id: str, place: tuple[str, str] | None) -> None:
+        match place:
+            case ("held", proplet_id):
+                self.roster.release(proplet_id, task_id)
+            case ("waits", home):
+                self.lines[home].leave(task_id, self.tasks[task_id].priority)
+                if not self.lines[home]:
+                    del self.lines[home]
 
     def end(
         self,
@@ -126,34 +193,14 @@ class Ledger:
             )
         )
 
-    def put_proplet(self, proplet: Proplet) -> None:
-        """Add or replace a proplet; new ones join the end of the round-robin order."""
-        if proplet.id not in self.proplets:
-            self.order.append(proplet.id)
-        self.proplets[proplet.id] = proplet
-
     def alive(self, proplet_id: str, now: Now) -> bool:
         """Whether that proplet is registered and alive."""
         proplet = self.proplets.get(proplet_id)
         return proplet is not None and proplet.alive(now.mono_s)
 
-    def is_on(self, run: Run, proplet_id: str) -> bool:
-        """Whether the run has a live attempt on that proplet."""
-        attempt = run.live_attempt
-        return attempt is not None and attempt.proplet_id == proplet_id
-
     def on(self, proplet_id: str) -> list[Run]:
         """The live runs on that proplet."""
-        return [run for run in self.runs.values() if self.is_on(run, proplet_id)]
-
-    def busy(self) -> dict[str, int]:
-        """Live attempts by proplet id."""
-        busy: dict[str, int] = {}
-        for run in self.runs.values():
-            attempt = run.live_attempt
-            if attempt is not None:
-                busy[attempt.proplet_id] = busy.get(attempt.proplet_id, 0) + 1
-        return busy
+        return [self.runs[task_id] for task_id in self.roster.held(proplet_id)]
 
     def wall_s(self, run: Run) -> float:
         """The run's wall-time limit (seconds): the task's own, else the default."""

@@ -73,11 +73,10 @@ def forget(ledger: Ledger, event: e.Forgotten, now: Now) -> None:
     proplet = ledger.proplets.get(event.proplet_id)
     if proplet is None:
         raise NotFound(f"proplet {event.proplet_id} is not registered", code="unknown_proplet")
-    held = [run.task_id for run in ledger.runs.values() if ledger.is_on(run, proplet.id)]
+    held = ledger.roster.held(proplet.id)
     if held:
         raise Conflict(f"proplet {proplet.id} has {len(held)} live task(s), {held[0]} among them")
     if proplet.alive(now.mono_s):
         raise Conflict(f"proplet {proplet.id} is alive and would register again; stop it first")
-    del ledger.proplets[proplet.id]
-    ledger.order.remove(proplet.id)
+    ledger.roster.drop(proplet.id)
     ledger.out.append(e.DropProplet(proplet_id=proplet.id))

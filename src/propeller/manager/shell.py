@@ -81,6 +81,7 @@ class Shell:
             await self._store.proplets(),
             Now(mono_s=now.mono_s, wall_s=now.wall_s),
             heartbeat_s=self._heartbeat_s,
+            heard=self.engine.ledger.proplets,
         )
 
     async def post(self, event: e.Event) -> None:

@@ -16,7 +16,9 @@ import msgspec
 from propeller import limits
 from propeller.core import events as e
 from propeller.core.ids import check_id, new_id
+from propeller.core.ledger import Now
 from propeller.core.proplet import Proplet
+from propeller.core.run import RunState
 from propeller.core.task import Task, TaskLimits, define, touch
 from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, TooLarge, Unsupported
 from propeller.manager.coordinator import CoordinatorClient
@@ -116,8 +118,8 @@ class Tasks:
             await self._store.commit([DropTask(task_id=task_id)])
 
     async def view(self, task_id: str, *, results: bool = False) -> TaskRecord:
-        """One task; a live run is shown as the engine has it."""
-        return self._fresh(await self._store.task(task_id, results=results))
+        """One task, as it is on disk."""
+        return self._explained(await self._store.task(task_id, results=results))
 
     async def page(self, offset: int, limit: int, metadata: str | None) -> tuple[int, list[TaskRecord]]:
         """A page of tasks, newest first; `metadata` is a JSON object whose values must all be equal."""
@@ -127,7 +129,7 @@ class Tasks:
         if metadata:
             wanted = codec.decode(dict[str, Any], metadata.encode(), what="the metadata filter")
         total, records = await self._store.tasks(offset=offset, limit=limit, metadata=wanted)
-        return total, [self._fresh(record) for record in records]
+        return total, [self._explained(record) for record in records]
 
     # --- runs ------------------------------------------------------------------------------------------
 
@@ -176,19 +178,18 @@ class Tasks:
         """Every proplet, in order of registration: (proplet, alive, live attempts)."""
         ledger = self._shell.engine.ledger
         now = self._clock.now().mono_s
-        busy = ledger.busy()
         return [
-            (ledger.proplets[name], ledger.proplets[name].alive(now), busy.get(name, 0))
-            for name in ledger.order
+            (proplet, proplet.alive(now), ledger.roster.count(proplet.id))
+            for proplet in ledger.proplets.values()
         ]
 
     def proplet(self, proplet_id: str) -> tuple[Proplet, bool, int]:
         """One proplet, as in `proplets`; raises `NotFound`."""
-        found = self._shell.engine.ledger.proplets.get(proplet_id)
+        ledger = self._shell.engine.ledger
+        found = ledger.proplets.get(proplet_id)
         if found is None:
             raise NotFound(f"proplet {proplet_id} is not registered", code="unknown_proplet")
-        alive = found.alive(self._clock.now().mono_s)
-        return found, alive, self._shell.engine.ledger.busy().get(proplet_id, 0)
+        return found, found.alive(self._clock.now().mono_s), ledger.roster.count(proplet_id)
 
     async def forget(self, proplet_id: str) -> None:
         """Remove a proplet that is offline and idle; raises `Conflict` otherwise."""
@@ -201,11 +202,13 @@ class Tasks:
         digest = await self._blobs.put(content)
         return replace(task, file_sha256=digest, file_bytes=len(content), file_shown=redacted(content))
 
-    def _fresh(self, record: TaskRecord) -> TaskRecord:
-        live = self._shell.engine.ledger.runs.get(record.task.id)
-        if live is None or (record.run is not None and record.run.number > live.number):
+    def _explained(self, record: TaskRecord) -> TaskRecord:
+        """The record as stored; a waiting run says what it waits for at this moment."""
+        if record.run is None or record.run.state is not RunState.WAITING:
             return record
-        return replace(record, run=live)
+        now = self._clock.now()
+        reason = self._shell.engine.why_waiting(record.run, Now(mono_s=now.mono_s, wall_s=now.wall_s))
+        return replace(record, run=replace(record.run, reason=reason))
 
     @asynccontextmanager
     async def _turn(self, task_id: str) -> AsyncIterator[None]:
