@@ -22,6 +22,8 @@ HTTP_STREAM_S = 600.0
 """One exchange with another role whose body is a file: four gigabytes at 7 MB/s."""
 HTTP_KEEPALIVE_S = 60
 """Idle connections are closed after this."""
+LIST_OFFSET_MAX = (1 << 53) - 1
+"""Where a page may begin: the largest integer that every JSON reader keeps exact; databases stop at 63 bits."""
 LIST_PAGE_DEFAULT = 100
 LIST_PAGE_MAX = 100
 """Rows of one page of `GET /tasks` and the other lists."""
@@ -52,6 +54,16 @@ MQTT_RECONNECT_MAX_S = 4.0
 """Full-jitter backoff: uniform in [0, min(max, base * 2**n)]."""
 MQTT_INBOX_MESSAGES_MAX = 20_000
 """Undecoded messages a role holds; beyond it the oldest heartbeat-like ones are dropped and counted."""
+
+# What proplets say
+PROPLETS_MAX = 100_000
+"""Proplets that a manager knows. On the shared topics anybody may invent ids, and every one is a record."""
+PROPLET_CREATE_BYTES_MAX = 64 * 1024
+"""One announcement: it is kept with the proplet, and shown in every list."""
+PROPLET_ALIVE_BYTES_MAX = 256 * 1024
+"""One heartbeat: the inventory of a thousand attempts."""
+PROPLET_ERROR_CHARS_MAX = 4096
+"""What is kept of a proplet's word for what went wrong; it is stored, logged and listed with the run."""
 
 # Liveness
 HEARTBEAT_S = 10.0

@@ -225,7 +225,13 @@ class Ignored:
     """An event that must not count; `why` is a metric label."""
 
     why: Literal[
-        "late_report", "wrong_sender", "unknown_run", "legacy_from_directed", "downgrade", "not_a_proplet"
+        "late_report",
+        "wrong_sender",
+        "unknown_run",
+        "legacy_from_directed",
+        "downgrade",
+        "not_a_proplet",
+        "too_many_proplets",
     ]
     event: Event
 

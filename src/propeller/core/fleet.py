@@ -21,6 +21,9 @@ def announced(ledger: Ledger, event: e.Announced, now: Now) -> None:
     if event.protocol < _DIRECTED and known and known.lane == "directed" and known.alive(now.mono_s):
         ledger.out.append(e.Ignored(why="downgrade", event=event))
         return
+    if known is None and len(ledger.proplets) >= limits.PROPLETS_MAX:
+        ledger.out.append(e.Ignored(why="too_many_proplets", event=event))
+        return
     proplet = known or Proplet(id=event.proplet_id, name=event.name, registered_at_s=now.wall_s)
     lane: Lane = proplet.lane if event.protocol >= _DIRECTED else "legacy"
     proplet = replace(
@@ -44,6 +47,9 @@ def heard(ledger: Ledger, event: e.Heard, now: Now) -> None:
         ledger.out.append(e.Ignored(why="legacy_from_directed", event=event))
         return
     known = proplet is not None
+    if not known and len(ledger.proplets) >= limits.PROPLETS_MAX:
+        ledger.out.append(e.Ignored(why="too_many_proplets", event=event))
+        return
     proplet = proplet or Proplet(id=event.proplet_id, name=event.name, registered_at_s=now.wall_s)
     settled = known and proplet.lane == event.lane and proplet.boot == event.boot
     proplet = replace(

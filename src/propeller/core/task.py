@@ -190,6 +190,8 @@ def _check_env(env: Mapping[str, str]) -> None:
         size += len(name) + len(value)
     if size > limits.TASK_ENV_BYTES_MAX:
         raise TooLarge(f"env holds {size} characters; the limit is {limits.TASK_ENV_BYTES_MAX}")
+    if env.get("ROUND_ID"):
+        check_id(env["ROUND_ID"], "env ROUND_ID")  # it becomes part of topics and of the coordinator's paths
 
 
 def touch(task: Task, now_s: float) -> Task:

@@ -181,3 +181,5 @@ async def _guarded(work: Awaitable[None]) -> None:
         await work
     except PropellerError as error:
         logger().error("round work failed", error=error.message, code=error.reason)
+    except Exception as error:  # noqa: BLE001 - the boundary of a task that nobody waits for
+        logger().error("bug: round work failed", exc_info=error)

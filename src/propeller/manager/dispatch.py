@@ -5,8 +5,8 @@ about who gets a message.
 """
 
 import base64
+import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from msgspec import UNSET
@@ -24,6 +24,8 @@ from propeller.wire import codec
 from propeller.wire.messages import ModuleRef, Start, Stop, TaskLimits
 from propeller.wire.topics import FromManager
 
+_HTTP_URL = re.compile(r"(https?://(?:[^/?#]*@)?)([^/?#@]*)(.*)", re.DOTALL)
+"""Scheme with user information, host:port, and the rest. Total: what users write need not be a URL."""
 _EMBEDDED = frozenset({"embedded", "wamr"})
 
 
@@ -136,11 +138,10 @@ def dispatch_env(task: Task, config: ManagerConfig) -> dict[str, str]:
 
 def aliased_url(value: str, aliases: Mapping[str, str]) -> str:
     """`value` with its host:port replaced if it is an HTTP URL of an alias; any other text unchanged."""
-    if not value.startswith(("http://", "https://")):
+    parts = _HTTP_URL.fullmatch(value)
+    if parts is None or parts[2] not in aliases:
         return value
-    parts = urlsplit(value)
-    at = aliases.get(parts.netloc)
-    return urlunsplit(parts._replace(netloc=at)) if at else value
+    return f"{parts[1]}{aliases[parts[2]]}{parts[3]}"
 
 
 def aliased_image(reference: str, aliases: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from propeller import limits
 from propeller.core import events as e
 from propeller.core.ids import check_id
 from propeller.core.run import Lane
@@ -20,6 +21,8 @@ from propeller.wire import codec
 from propeller.wire.messages import Alive, AttemptEvent, AttemptFinished, Create, LegacyResult
 from propeller.wire.topics import ControlTopic, FromProplet, Topics
 
+_EXACT = 2.0**53
+"""Up to here a float keeps every integer, and an integer fits what the store writes."""
 _ADJECTIVES = (
     "amber",
     "brave",
@@ -74,7 +77,7 @@ class Intake:
 
 
 def _create(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
-    body = codec.decode(Create, payload, what="create")
+    body = codec.decode(Create, payload, what="create", limit_bytes=limits.PROPLET_CREATE_BYTES_MAX)
     metadata = {name: value for name, value in msgspec.to_builtins(body.metadata).items() if value}
     return e.Announced(
         proplet_id=_claimed(topic, body.proplet_id),
@@ -88,7 +91,7 @@ def _create(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
 
 
 def _alive(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
-    body = codec.decode(Alive, payload, what="alive")
+    body = codec.decode(Alive, payload, what="alive", limit_bytes=limits.PROPLET_ALIVE_BYTES_MAX)
     proplet_id = _claimed(topic, body.proplet_id)
     lane: Lane = "directed" if topic.sender else "legacy"
     if body.status == "offline":
@@ -130,9 +133,9 @@ def _results(_intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
         task_id=check_id(body.task_id, "task_id"),
         run=body.run,
         attempt=body.attempt,
-        error=body.error,
-        failure=body.failure,
-        results=bytes(body.results) or b"null",
+        error=_short(body.error),
+        failure=_short(body.failure),
+        results=_results_text(body.results),
         cause="finished",
     )
 
@@ -142,8 +145,8 @@ def _legacy_result(payload: bytes) -> e.Event:
     return e.LegacyReport(
         task_id=check_id(body.task_id, "task_id"),
         proplet_id=body.proplet_id or None,
-        error=body.error or "",
-        results=bytes(body.results) or b"null",
+        error=_short(body.error or ""),
+        results=_results_text(body.results),
         cause="result",
     )
 
@@ -171,9 +174,27 @@ def _proven(topic: ControlTopic) -> str:
     return topic.sender
 
 
+def _short(text: str) -> str:
+    return (
+        text if len(text) <= limits.PROPLET_ERROR_CHARS_MAX else text[: limits.PROPLET_ERROR_CHARS_MAX] + "…"
+    )
+
+
+def _results_text(results: msgspec.Raw) -> bytes:
+    """The results as they came. Nothing has looked into their strings yet, and every list will show them."""
+    content = bytes(results) or b"null"
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"results are not UTF-8: {error}") from error
+    return content
+
+
 def _whole_numbers(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Sizes travel as JSON numbers of either kind; what is whole is shown whole."""
+    """Sizes travel as JSON numbers of either kind; what is whole, and exact as a float, is shown whole."""
     return {
-        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        name: int(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT
+        else value
         for name, value in metadata.items()
     }

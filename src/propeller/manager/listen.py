@@ -47,6 +47,9 @@ class Listener:
         except PropellerError as error:
             self._poison.inc()
             logger().warning("message dropped", topic=message.topic, error=error.message, code=error.reason)
+        except Exception as error:  # noqa: BLE001 - one message must not end the manager
+            self._poison.inc()
+            logger().error("bug: message dropped", topic=message.topic, exc_info=error)
 
     async def _sort(self, message: Message) -> None:
         round_topic = self._topics.parse_round(message.topic)

@@ -79,6 +79,9 @@ class Outgoing:
             except PropellerError as error:
                 logger().warning("message not sent", kind=kind, error=error.message, code=error.reason)
                 sent = False
+            except Exception as error:  # noqa: BLE001 - one message must not end the manager
+                logger().error("bug: message not sent", kind=kind, exc_info=error)
+                sent = False
             (self._sent if sent else self._dropped).labels(kind).inc()
 
     async def _message(self, effect: Effect) -> Message | None:

@@ -1,7 +1,8 @@
 """Runs the engine: events in, one commit for many, then the messages. The only owner of the engine.
 
-The order is the promise: what an event changed is on disk before anybody hears of it. If a commit fails,
-the engine is rebuilt from the store as after a crash, and the callers of that batch are told.
+The order is the promise: what an event changed is on disk before anybody hears of it. If a commit fails, or
+an event shows a bug of ours, the engine is rebuilt from the store as after a crash, and who waits is told: no
+event and no disk ends the manager.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from propeller.core import events as e
 from propeller.core.engine import Engine
 from propeller.core.ledger import Now
-from propeller.errors import PropellerError
+from propeller.errors import Bug, CallerError, PropellerError
 from propeller.ports import Clock
 from propeller.stores import ManagerChange, ManagerStore
 from propeller.telemetry.logs import logger
@@ -23,6 +24,8 @@ INBOX_EVENTS_MAX = 20_000
 """Events that may wait; beyond it senders wait too, which slows intake down rather than losing anything."""
 _RETRY_S = 1.0
 """Pause after a failed commit."""
+_DECIDE_S_MAX = 0.02
+"""How long one batch may hold the loop; what is left of it is the next batch."""
 
 Effect = e.SendStart | e.SendStop | e.SendAck | e.SendWelcome
 _SAVES = (e.SaveRun, e.SaveProplet, e.DropProplet)
@@ -42,6 +45,8 @@ class _Batch:
     changes: list[ManagerChange] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    broken: bool = False
+    """Whether an event left the engine in doubt."""
 
 
 class Shell:
@@ -60,6 +65,8 @@ class Shell:
         self._clock = clock
         self._perform = perform
         self._heartbeat_s = heartbeat_s
+        self._left: list[_Item] = []
+        """Taken from the inbox and not yet decided."""
         self._inbox: asyncio.Queue[_Item] = asyncio.Queue(INBOX_EVENTS_MAX)
         self._ignored = metrics.counter(
             "propeller_manager_events_ignored", "Events that must not count", ["why"]
@@ -105,9 +112,14 @@ class Shell:
                     _settle(done, None)
                 for effect in batch.effects:
                     await self._perform(effect)
+            if batch.broken:
+                await self._recover_patiently()
 
     async def _next_items(self) -> list[_Item]:
         """At least one event, which is a tick if a deadline comes first."""
+        if self._left:
+            items, self._left = self._left, []
+            return items
         pause_s = max(0.0, self.engine.next_deadline() - self._clock.now().mono_s)
         try:
             async with asyncio.timeout(None if pause_s == float("inf") else pause_s):
@@ -120,17 +132,30 @@ class Shell:
 
     def _decide(self, items: Sequence[_Item]) -> _Batch:
         batch = _Batch()
-        for item in items:
-            now = self._clock.now()
-            try:
-                commands = self.engine.handle(item.event, Now(mono_s=now.mono_s, wall_s=now.wall_s))
-            except PropellerError as error:
-                _settle(item.done, error)
-                continue
+        until_s = self._clock.now().mono_s + _DECIDE_S_MAX
+        for at, item in enumerate(items, start=1):
+            self._decide_one(item, batch)
+            if batch.broken or self._clock.now().mono_s > until_s:
+                self._left = list(items[at:])
+                break
+        return batch
+
+    def _decide_one(self, item: _Item, batch: _Batch) -> None:
+        now = self._clock.now()
+        try:
+            commands = self.engine.handle(item.event, Now(mono_s=now.mono_s, wall_s=now.wall_s))
+        except CallerError as error:
+            _settle(item.done, error)
+        except Exception as error:  # noqa: BLE001 - one event must not end the manager
+            logger().error("bug: event dropped", event_kind=type(item.event).__name__, exc_info=error)
+            _settle(
+                item.done, Bug(f"{type(item.event).__name__} could not be decided; the log has the details")
+            )
+            batch.broken = True
+        else:
             if item.done is not None:
                 batch.waiting.append(item.done)
             self._sort(commands, batch)
-        return batch
 
     def _sort(self, commands: Sequence[e.Command], batch: _Batch) -> None:
         for command in commands:
@@ -150,11 +175,16 @@ class Shell:
             await self._store.commit(batch.changes)
         except PropellerError as error:
             logger().error("commit failed", error=error.message, code=error.reason)
-            for done in batch.waiting:
-                _settle(done, error)
-            await self._recover_patiently()
-            return False
-        return True
+            failure = error
+        except Exception as error:  # noqa: BLE001 - one record must not end the manager
+            logger().error("bug: commit failed", exc_info=error)
+            failure = Bug("the change could not be stored; the log of this role has the details")
+        else:
+            return True
+        for done in batch.waiting:
+            _settle(done, failure)
+        await self._recover_patiently()
+        return False
 
     async def _recover_patiently(self) -> None:
         """The engine ran ahead of the disk: take the disk's word, as soon as it can be read."""
@@ -163,6 +193,9 @@ class Shell:
                 await self.recover()
             except PropellerError as error:
                 logger().error("cannot recover yet", error=error.message, code=error.reason)
+                await asyncio.sleep(_RETRY_S)
+            except Exception as error:  # noqa: BLE001 - the next try may read what this one could not
+                logger().error("bug: cannot recover yet", exc_info=error)
                 await asyncio.sleep(_RETRY_S)
             else:
                 return

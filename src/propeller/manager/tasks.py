@@ -15,7 +15,7 @@ import msgspec
 
 from propeller import limits
 from propeller.core import events as e
-from propeller.core.ids import check_id, new_id
+from propeller.core.ids import new_id
 from propeller.core.ledger import Now
 from propeller.core.proplet import Proplet
 from propeller.core.run import RunState
@@ -158,7 +158,6 @@ class Tasks:
 
     async def _check_round(self, task: Task) -> None:
         """A task for a round, started by hand: the round must not be over, and must name its model."""
-        check_id(task.round_id, "env ROUND_ID")
         if not task.env.get("MODEL_URI"):
             raise BadInput("a task with ROUND_ID needs MODEL_URI in its env", code="missing_model_uri")
         if self._coordinator is None:
@@ -258,6 +257,10 @@ def _one_of(name: str, value: str, allowed: set[str]) -> None:
 
 def _metadata(body: TaskBody) -> dict[str, object]:
     metadata: dict[str, object] = body.metadata or {}
+    try:
+        msgspec.msgpack.encode(metadata)
+    except OverflowError as error:
+        raise BadInput("metadata holds an integer beyond 64 bits; write it as a string") from error
     if len(codec.encode(metadata)) > limits.TASK_METADATA_BYTES_MAX:
         raise TooLarge("metadata exceeds 1MB limit")
     return metadata

@@ -11,7 +11,7 @@ from propeller.manager.api.views import proplet_view
 from propeller.manager.tasks import Tasks
 from propeller.wire.tasks import HistoryPage, PropletPage, PropletView, rfc3339
 
-Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
+Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
 Limit = Annotated[int, QueryParameter(ge=0, description="How many to show")]
 
 

@@ -17,7 +17,7 @@ from propeller.manager.tasks import Tasks
 from propeller.ports import Blobs
 from propeller.wire.tasks import TaskBody, TaskPage, TaskView
 
-Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
+Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
 Limit = Annotated[int, QueryParameter(ge=0, description="How many to show")]
 
 
@@ -36,7 +36,7 @@ class Stopped(msgspec.Struct):
 class Results(msgspec.Struct):
     """Answer of `GET /tasks/{id}/results`; null while there are none."""
 
-    results: msgspec.Raw = msgspec.Raw(b"null")
+    results: msgspec.Raw
 
 
 def task_routes(tasks: Tasks, blobs: Blobs) -> list[HTTPRouteHandler]:
