@@ -26,8 +26,9 @@ SEEDED = Random  # tests replay
 class Site:
     """A running manager, and somebody with every right on its broker."""
 
-    def __init__(self, manager, http: MemoryHttp, evil: MemoryBus, running: asyncio.Task) -> None:
+    def __init__(self, manager, broker, http: MemoryHttp, evil: MemoryBus, running: asyncio.Task) -> None:
         self.manager = manager
+        self.broker = broker
         self.evil = evil
         self.running = running
         self.heard: list[Message] = []
@@ -61,7 +62,7 @@ async def site(tmp_path):
     async with opened(config, tmp_path, bus=bus, http=http, clock=SystemClock(), random=SEEDED(3)) as manager:
         http.register(MANAGER, manager.app)
         running = asyncio.create_task(manager.run())
-        made = Site(manager, http, evil, running)
+        made = Site(manager, broker, http, evil, running)
 
         async def hear(message: Message) -> None:
             made.heard.append(message)
@@ -309,3 +310,20 @@ async def test_start_messages_hold_the_rest_of_an_aliased_url_as_it_was(tmp_path
             "D": "see http://registry:5000/",
         }
         assert (await made.ask("GET", "/tasks/t"))[1]["env"] == env
+
+
+async def test_a_retained_message_revives_and_ends_nobody(tmp_path):
+    """A broker repeats what was retained at every reconnection; it says what was, not what is (M7)."""
+    async with site(tmp_path) as made:
+        await made.say(f"{P}/alive", {"proplet_id": "live"})
+        stale = [("ghost", "alive"), ("live", "offline")]
+        for name, status in stale:
+            body = json.dumps({"proplet_id": name, "status": status}).encode()
+            made.broker.retained[f"{TOPICS.base}/{P}/alive"] = Message(
+                f"{TOPICS.base}/{P}/alive", body, retain=True
+            )
+            made.broker.disconnect("manager")
+            await asyncio.sleep(0.5)
+        shown = await made.proplets()
+        assert list(shown) == ["live"]
+        assert shown["live"]["alive"]

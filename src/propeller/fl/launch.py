@@ -42,11 +42,6 @@ class Launch:
     """Asked for by a message, so the coordinator may know the round already."""
     state: LaunchState = LaunchState.INTENT
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of `body`: tells the same request repeated from another one with the same round id."""
-        return sha256(self.body).hexdigest()
-
     def to(self, state: LaunchState) -> "Launch":
         """The launch in its next state; raises `Bug` on an unlawful transition."""
         if state not in TRANSITIONS[self.state]:

@@ -4,7 +4,7 @@ Whoever builds it (`roles/`, a simulated world) chooses the adapters, serves `ap
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -35,6 +35,8 @@ from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 
 ROLE = "manager"
+_BACKGROUND_MAX = 256
+"""Round messages at work at the same time; each may wait for the coordinator."""
 
 
 class Manager:
@@ -89,6 +91,7 @@ class Manager:
             rounds=self.rounds,
             post=self.shell.post,
             spawn=self._spawn,
+            mirror_root=config.mirror_root,
             metrics=metrics,
         )
         self.app: Litestar = create_app(
@@ -124,9 +127,16 @@ class Manager:
     async def _perform(self, effect: Any) -> None:
         await self._outgoing.perform(effect)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        """Run something beside the message loop; its failure is logged, as nobody waits for it."""
-        task = asyncio.ensure_future(_guarded(work))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the message loop; its failure is logged, as nobody waits for it.
+
+        Over the bound it is dropped: who asks for rounds repeats it.
+        """
+        if len(self._background) >= _BACKGROUND_MAX:
+            work.close()
+            logger().warning("round message dropped", at_work=len(self._background))
+            return
+        task = asyncio.create_task(_guarded(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -176,7 +186,7 @@ async def opened(
         await database.close()
 
 
-async def _guarded(work: Awaitable[None]) -> None:
+async def _guarded(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except PropellerError as error:

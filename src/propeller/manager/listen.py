@@ -1,9 +1,10 @@
 """What the manager does with each MQTT message. What is unlawful is dropped and counted."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from propeller.core import events as e
-from propeller.errors import PropellerError
+from propeller.errors import DecodeError, PropellerError
 from propeller.manager.intake import Intake
 from propeller.manager.rounds import Rounds
 from propeller.ports import Message
@@ -13,7 +14,7 @@ from propeller.wire import codec
 from propeller.wire.messages import RoundComplete, RoundStart
 from propeller.wire.topics import RoundTopic, Topics
 
-Spawn = Callable[[Awaitable[None]], None]
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class Listener:
@@ -27,6 +28,7 @@ class Listener:
         rounds: Rounds,
         post: Callable[[e.Event], Awaitable[None]],
         spawn: Spawn,
+        mirror_root: bool,
         metrics: RoleMetrics,
     ) -> None:
         self._topics = topics
@@ -34,6 +36,7 @@ class Listener:
         self._rounds = rounds
         self._post = post
         self._spawn = spawn
+        self._mirror_root = mirror_root
         self._received = metrics.counter("propeller_manager_messages_received", "Messages received")
         self._poison = metrics.counter(
             "propeller_manager_messages_unlawful", "Messages that are not what their topic says"
@@ -52,6 +55,9 @@ class Listener:
             logger().error("bug: message dropped", topic=message.topic, exc_info=error)
 
     async def _sort(self, message: Message) -> None:
+        if message.retain:
+            # Nobody of ours asks a broker to keep one: it would revive the dead at every reconnection.
+            raise DecodeError("a retained message says what was, not what is")
         round_topic = self._topics.parse_round(message.topic)
         if round_topic is not None:
             self._round(round_topic, message.payload)
@@ -61,7 +67,7 @@ class Listener:
             await self._post(event)
 
     def _round(self, topic: RoundTopic, payload: bytes) -> None:
-        if topic.kind == "start":
+        if topic.kind == "start" and (self._mirror_root or not topic.root):
             self._spawn(self._rounds.announced(codec.decode(RoundStart, payload, what="rounds/start")))
         elif topic.kind == "complete" and not topic.root:
             end = codec.decode(RoundComplete, payload, what="round complete")

@@ -6,9 +6,8 @@ It must not know what an update or a model is.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,21 +17,33 @@ import msgspec
 from propeller import limits
 from propeller.core.ids import check_id, new_id
 from propeller.core.task import Task, TaskLimits, define
-from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, PropellerError, Unsupported
+from propeller.errors import (
+    BadInput,
+    CallerError,
+    Conflict,
+    NotFound,
+    PeerRefused,
+    PropellerError,
+    Unsupported,
+)
 from propeller.fl.launch import Launch, LaunchState
 from propeller.fl.strategies.registry import strategy, told
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.tasks import Tasks
 from propeller.ports import Bus, Clock, Message
-from propeller.stores import DropLaunch, DropTask, ManagerChange, ManagerStore, SaveLaunch, SaveTask
+from propeller.stores import DropLaunch, ManagerChange, ManagerStore, SaveLaunch, SaveTask
 from propeller.telemetry.logs import about, logger
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody
 from propeller.wire.messages import RoundClosed, RoundComplete, RoundLaunched, RoundStart
 
 _RETRY_S = 2.0
-"""Pause before a launch found unfinished at the start is tried again."""
+"""Pause before a launch that was found unfinished is tried again."""
+_TOGETHER = 64
+"""Tasks of a round that are started or stopped at the same time."""
+_FINAL = (CallerError, PeerRefused)
+"""Errors that the same request would meet again."""
 
 
 class Rounds:
@@ -56,6 +67,8 @@ class Rounds:
         self._clock = clock
         self._random = random
         self._coordinator = coordinator
+        self._unsettled = asyncio.Event()
+        """Set when an intent is left behind."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- requests --------------------------------------------------------------------------------------
@@ -72,23 +85,25 @@ class Rounds:
         round_id = _round_id(asked)
         experiment_id = asked.experiment_id or round_id
         asked = msgspec.structs.replace(asked, round_id=round_id, experiment_id=experiment_id)
-        launch = self._intent(asked, round_id)
         with about(round_id=round_id):
-            await self._launch(launch, asked)
+            await self._launch(asked, announced=False)
         return {"experiment_id": experiment_id, "round_id": round_id, "status": "configured"}
 
     async def announced(self, start: RoundStart) -> None:
-        """`rounds/start` arrived: our own echo, the coordinator's next round, or an external trigger's."""
+        """`rounds/start` arrived: our own echo, the coordinator's next round, or an external trigger's.
+
+        Raises `BadInput` for what is no round id. A failure of ours or of the coordinator's is no refusal:
+        the message will be repeated.
+        """
+        check_id(start.round_id, "round_id")
         with about(round_id=start.round_id):
             try:
-                asked = _asked(start)
-                launch = replace(self._intent(asked, _round_id(asked)), announced=True)
-                await self._launch(launch, asked)
-            except PeerUnavailable as error:
-                logger().warning("round not launched yet", error=error.message)
-            except PropellerError as error:
+                await self._launch(_asked(start), announced=True)
+            except _FINAL as error:
                 logger().warning("round refused", error=error.message, code=error.reason)
-                await self._say_launched(RoundLaunched(round_id=start.round_id, refused=error.message))
+                await self._refuse(start, error)
+            except PropellerError as error:
+                logger().warning("round not launched yet", error=error.message)
 
     async def completed(self, end: RoundComplete) -> None:
         """`complete` arrived: stop what is left of the round, then tell the coordinator that it is closed."""
@@ -101,21 +116,26 @@ class Rounds:
             await self._bus.publish(Message(self._config.topics.round_closed(end.round_id), closed))
 
     async def resume(self) -> None:
-        """Finish every launch that a crash left as an intent; returns when none is left."""
-        pending = [
-            launch for launch in await self._store.open_launches() if launch.state is LaunchState.INTENT
-        ]
-        while pending:
-            pending = [launch for launch in pending if not await self._resumed(launch)]
-            if pending:
+        """Finish every launch that a crash or a failed step left as an intent, until cancelled."""
+        while True:
+            self._unsettled.clear()
+            if await self._all_resumed():
+                await self._unsettled.wait()
+            else:
                 await asyncio.sleep(_RETRY_S)
 
     # --- launching -------------------------------------------------------------------------------------
 
-    def _intent(self, asked: ExperimentBody, round_id: str) -> Launch:
+    def _intent(self, asked: ExperimentBody, round_id: str, *, announced: bool) -> Launch:
         self._check(asked)
         tasks = {participant: new_id(self._random) for participant in asked.participants or ()}
-        return Launch(round_id=round_id, body=codec.encode(asked), tasks=tasks, seed=asked.seed or 0)
+        return Launch(
+            round_id=round_id,
+            body=codec.encode(asked),
+            tasks=tasks,
+            seed=asked.seed or 0,
+            announced=announced,
+        )
 
     def _check(self, asked: ExperimentBody) -> None:
         for name in ("model_ref", "task_wasm_image", "participants"):
@@ -137,21 +157,28 @@ class Rounds:
         if not 0 < timeout_s <= limits.ROUND_TIMEOUT_S_MAX:
             raise BadInput(f"timeout_s must be above 0 and at most {limits.ROUND_TIMEOUT_S_MAX:g}")
 
-    async def _launch(self, launch: Launch, asked: ExperimentBody) -> None:
+    async def _launch(self, asked: ExperimentBody, *, announced: bool) -> None:
+        """Launch the round unless that was done; a known one is not checked against today's fleet."""
+        round_id = _round_id(asked)
+        async with self._turn(round_id):
+            launch = await self._store.launch(round_id)
+            fresh = launch is None
+            if launch is None:
+                launch = self._intent(asked, round_id, announced=announced)
+                self._its_coordinator()
+                await self._store.commit(self._held(launch, asked))
+            elif not announced:
+                _check_same(launch, asked)
+            if launch.state is LaunchState.INTENT:
+                await self._carry_out(launch, fresh=fresh)
+        await self._say_launched(RoundLaunched(round_id=round_id, tasks=len(launch.tasks)))
+
+    def _its_coordinator(self) -> CoordinatorClient:
         if self._coordinator is None:
             raise Unsupported(
                 "this manager has no coordinator: start it with a coordinator URL", code="no_coordinator"
             )
-        async with self._turn(launch.round_id):
-            known = await self._store.launch(launch.round_id)
-            if known is not None:
-                _check_same(known, launch)
-                launch = known
-            else:
-                await self._store.commit(self._held(launch, asked))
-            if launch.state is LaunchState.INTENT:
-                await self._carry_out(launch, fresh=known is None)
-        await self._say_launched(RoundLaunched(round_id=launch.round_id, tasks=len(launch.tasks)))
+        return self._coordinator
 
     def _held(self, launch: Launch, asked: ExperimentBody) -> list[ManagerChange]:
         now_s = self._clock.now().wall_s
@@ -167,19 +194,24 @@ class Rounds:
     async def _carry_out(self, launch: Launch, *, fresh: bool) -> None:
         """From a stored intent to started tasks.
 
-        On refusal or silence a fresh intent is withdrawn. One that a crash left behind may have begun, and
-        stays for `resume`.
+        On refusal or silence of the coordinator a fresh intent is withdrawn. Any other one may have begun,
+        and is left to `resume`.
         """
-        if self._coordinator is None:
-            raise Unsupported("this manager has no coordinator", code="no_coordinator")
         try:
-            await self._registered(launch, self._coordinator)
+            await self._register_or_withdraw(launch, fresh=fresh)
+            await self._start_all(launch)
+        except BaseException:
+            self._unsettled.set()
+            raise
+        await self._publish_notice(launch)
+
+    async def _register_or_withdraw(self, launch: Launch, *, fresh: bool) -> None:
+        try:
+            await self._registered(launch, self._its_coordinator())
         except PropellerError:
             if fresh:
                 await self._withdraw(launch)
             raise
-        await self._start_all(launch)
-        await self._publish_notice(launch)
 
     async def _registered(self, launch: Launch, coordinator: CoordinatorClient) -> None:
         """Make sure that the coordinator has this round; raises why it cannot.
@@ -199,45 +231,59 @@ class Rounds:
             )
 
     async def _start_all(self, launch: Launch) -> None:
-        for task_id in launch.tasks.values():
-            record = await self._store.task(task_id)
-            if record.run is None:
-                await self._tasks.start(task_id, cause=f"round {launch.round_id}")
+        await _for_each(launch.tasks.values(), lambda task_id: self._start_held(task_id, launch))
         await self._store.commit([SaveLaunch(launch=launch.to(LaunchState.LAUNCHED))])
         logger().info("round launched", tasks=len(launch.tasks))
 
-    async def _withdraw(self, launch: Launch) -> None:
-        drops = [DropTask(task_id=task_id) for task_id in launch.tasks.values()]
-        await self._store.commit([DropLaunch(round_id=launch.round_id), *drops])
+    async def _start_held(self, task_id: str, launch: Launch) -> None:
+        """Start a held task once. One that was deleted, or whose proplet was, is left out of the round."""
+        try:
+            record = await self._store.task(task_id)
+            if not record.latest_run:
+                await self._tasks.start(task_id, cause=f"round {launch.round_id}")
+        except (NotFound, Conflict) as error:
+            logger().warning("task not started for the round", task_id=task_id, error=error.message)
 
-    async def _resumed(self, launch: Launch) -> bool:
+    async def _withdraw(self, launch: Launch) -> None:
+        await self._tasks.withdraw(launch.tasks.values(), DropLaunch(round_id=launch.round_id))
+
+    async def _all_resumed(self) -> bool:
+        try:
+            found = await self._store.open_launches()
+            intents = [launch.round_id for launch in found if launch.state is LaunchState.INTENT]
+            return all([await self._resumed(round_id) for round_id in intents])
+        except PropellerError as error:
+            logger().warning("launches not resumed yet", error=error.message, code=error.reason)
+            return False
+
+    async def _resumed(self, round_id: str) -> bool:
         """Whether an interrupted launch is settled: carried out, or refused for good."""
-        with about(round_id=launch.round_id):
-            async with self._turn(launch.round_id):
+        with about(round_id=round_id):
+            async with self._turn(round_id):
                 # A request may have carried it out or withdrawn it since it was listed.
-                current = await self._store.launch(launch.round_id)
-                if self._coordinator is None or current is None or current.state is not LaunchState.INTENT:
+                launch = await self._store.launch(round_id)
+                if self._coordinator is None or launch is None or launch.state is not LaunchState.INTENT:
                     return True
                 try:
                     await self._registered(launch, self._coordinator)
-                except PeerUnavailable as error:
-                    logger().warning("launch not resumed yet", error=error.message)
-                    return False
-                except PropellerError as error:
+                except _FINAL as error:
                     logger().warning("launch withdrawn", error=error.message, code=error.reason)
                     await self._withdraw(launch)
-                    return True
-                await self._start_all(launch)
+                else:
+                    await self._start_all(launch)
         return True
 
     async def _close(self, launch: Launch, end: RoundComplete) -> None:
         """Stop the tasks of those who did not contribute; the others are about to end by themselves."""
-        for participant, task_id in launch.tasks.items():
-            if participant not in end.contributors:
-                why = f"round {launch.round_id} is {end.state}"
-                await self._tasks.stop(task_id, reason=why, cause="round")
+        why = f"round {launch.round_id} is {end.state}"
+        others = [task for name, task in launch.tasks.items() if name not in end.contributors]
+        await _for_each(others, lambda task_id: self._stop(task_id, why))
         await self._store.commit([SaveLaunch(launch=launch.to(LaunchState.CLOSED))])
         logger().info("round closed", state=end.state, model_version=end.model_version)
+
+    async def _stop(self, task_id: str, why: str) -> None:
+        with suppress(NotFound):  # its user deleted it
+            await self._tasks.stop(task_id, reason=why, cause="round")
 
     # --- messages --------------------------------------------------------------------------------------
 
@@ -256,6 +302,18 @@ class Rounds:
             seed=launch.seed,
         )
         await self._bus.publish(Message(self._config.topics.rounds_start(), codec.encode(notice)))
+
+    async def _refuse(self, start: RoundStart, error: PropellerError) -> None:
+        """Say why the round can never be launched, unless the coordinator has another round of that id.
+
+        Anybody who may ask for rounds could otherwise end the next round of an experiment by asking for it
+        with other participants.
+        """
+        if self._coordinator is not None:
+            known = await self._coordinator.round(start.round_id)
+            if known is not None and sorted(known.participants) != sorted(start.participants):
+                return
+        await self._say_launched(RoundLaunched(round_id=start.round_id, refused=error.message))
 
     async def _say_launched(self, said: RoundLaunched) -> None:
         await self._bus.publish(
@@ -292,11 +350,12 @@ def _asked(start: RoundStart) -> ExperimentBody:
     )
 
 
-def _check_same(known: Launch, asked: Launch) -> None:
-    """A request repeats a known round only with the same body; a message for one is an echo."""
-    if not asked.announced and known.digest != asked.digest:
+def _check_same(known: Launch, asked: ExperimentBody) -> None:
+    """A request repeats a known round only if it asks for the same, however it spells it."""
+    before = codec.decode(ExperimentBody, known.body, what="the launch", limit_bytes=len(known.body))
+    if before.digest != asked.digest:
         raise Conflict(
-            f"round {asked.round_id} exists with another configuration; use a new round_id",
+            f"round {known.round_id} exists with another configuration; use a new round_id",
             code="round_exists",
         )
 
@@ -306,6 +365,17 @@ def _hyperparams(asked: ExperimentBody) -> dict[str, Any] | None:
     chosen = asked.chosen
     found = told(strategy(chosen.name), chosen.options or {}, asked.hyperparams)
     return None if found is None else dict(found)
+
+
+async def _for_each(task_ids: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
+    """Do it for all, `_TOGETHER` at a time: many share a commit, and none waits for thousands."""
+    room = asyncio.Semaphore(_TOGETHER)
+
+    async def one(task_id: str) -> None:
+        async with room:
+            await work(task_id)
+
+    await asyncio.gather(*map(one, task_ids))
 
 
 def _task(task_id: str, participant: str, round_id: str, asked: ExperimentBody, now_s: float) -> Task:

@@ -4,8 +4,8 @@ Requests about one task take turns (a lock per task), so that a run's number is 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -24,7 +24,7 @@ from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, TooL
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.shell import Shell
 from propeller.ports import Blobs, Clock
-from propeller.stores import DropTask, ManagerStore, SaveTask, TaskRecord
+from propeller.stores import DropTask, ManagerChange, ManagerStore, SaveTask, TaskRecord
 from propeller.telemetry.logs import logger
 from propeller.wire import codec
 from propeller.wire.tasks import LimitsBody, TaskBody, check_module, decode_module, redacted
@@ -116,6 +116,15 @@ class Tasks:
             if task_id in self._shell.engine.ledger.runs:
                 raise Conflict(f"task {task_id} is running; stop it first", code="running")
             await self._store.commit([DropTask(task_id=task_id)])
+
+    async def withdraw(self, task_ids: Collection[str], also: ManagerChange) -> None:
+        """Remove tasks in one transaction with `also`; one that a user started by hand meanwhile stays."""
+        async with AsyncExitStack() as turns:
+            for task_id in sorted(task_ids):
+                await turns.enter_async_context(self._turn(task_id))
+            live = self._shell.engine.ledger.runs
+            drops = [DropTask(task_id=task_id) for task_id in task_ids if task_id not in live]
+            await self._store.commit([also, *drops])
 
     async def view(self, task_id: str, *, results: bool = False) -> TaskRecord:
         """One task, as it is on disk."""
