@@ -292,3 +292,39 @@ async def test_measurements_are_kept_newest_first_and_bounded(store):
     assert await store.metrics("task", "t", offset=0, limit=2) == (0, [])
     await store.commit([DropProplet(proplet_id="t")])
     assert await store.metrics("proplet", "t", offset=0, limit=2) == (0, [])
+
+
+async def test_a_live_run_keeps_the_definition_it_was_started_with(store):
+    """However often its task changes; the next run takes the task as it is then."""
+    first, now = task(image_url="a"), Instant(mono_s=0.0, wall_s=0.0)
+    await store.commit([SaveTask(task=first, new=True), SaveRun(run=run(), cause="x")])
+    for image in ("b", "c"):
+        await store.commit([SaveTask(task=task(image_url=image))])
+    await store.commit([SaveRun(run=run(reason="still"), cause="x")])
+    assert [kept for kept, _ in await store.live(now)] == [first]
+    assert (await store.task("t")).task.image_url == "c"
+    await store.commit([SaveRun(run=run(state=RunState.FAILED), cause="x")])
+    await store.commit([SaveTask(task=task(image_url="d")), SaveRun(run=run(2), cause="x")])
+    assert [kept.image_url for kept, _ in await store.live(now)] == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"a": {"y": [1], "x": 2}}, 1),
+        ({"a": {"x": 2}}, 0),
+        ({"i": 1.0}, 1),
+        ({"f": 1}, 1),
+        ({"b": 1}, 0),
+        ({"i": True}, 0),
+        ({"n": None}, 1),
+        ({"missing": None}, 0),
+        ({"s": "1"}, 1),
+        ({"i": "1"}, 0),
+    ],
+)
+async def test_the_filter_compares_as_json_does(store, wanted, found):
+    """Numbers by value, documents whatever the order of their keys; true is not 1, null is not absent."""
+    metadata = {"a": {"x": 2, "y": [1]}, "i": 1, "f": 1.0, "b": True, "n": None, "s": "1"}
+    await store.commit([SaveTask(task=task(metadata=metadata), new=True)])
+    assert (await store.tasks(offset=0, limit=9, metadata=wanted))[0] == found

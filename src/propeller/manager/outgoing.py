@@ -1,11 +1,13 @@
 """Sends what the engine asked for. Nothing here is remembered: what is lost is asked for again.
 
 A start of a round that the manager did not launch itself (a task with `ROUND_ID` started by hand) first
-joins the participant to that round at the coordinator; a refusal there ends the attempt.
+joins the participant to that round at the coordinator; a refusal there ends the attempt. Joining has senders
+of its own, so that a coordinator that does not answer holds up nobody else's messages.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from propeller.core import events as e
 from propeller.core.engine import Engine
@@ -24,8 +26,13 @@ from propeller.wire.topics import FromManager
 
 SENDERS = 32
 """Messages on their way at the same time."""
+JOINERS = 8
+"""Requests to join a round at the same time."""
 QUEUE_EFFECTS_MAX = 20_000
 """Effects that may wait; beyond it new ones are dropped and counted, as every one of them is repeated."""
+
+
+AnyEffect = TypeVar("AnyEffect", bound=Effect)
 
 
 class Outgoing:
@@ -51,6 +58,7 @@ class Outgoing:
         self._engine = engine
         self._post = post
         self._queue: asyncio.Queue[Effect] = asyncio.Queue(QUEUE_EFFECTS_MAX)
+        self._joins: asyncio.Queue[e.SendStart] = asyncio.Queue(QUEUE_EFFECTS_MAX)
         self._sent = metrics.counter("propeller_manager_messages_sent", "Messages published", ["kind"])
         self._dropped = metrics.counter(
             "propeller_manager_messages_dropped", "Messages not published; each is repeated", ["kind"]
@@ -58,24 +66,33 @@ class Outgoing:
 
     async def perform(self, effect: Effect) -> None:
         """Queue one effect; never waits."""
-        try:
-            self._queue.put_nowait(effect)
-        except asyncio.QueueFull:
-            self._dropped.labels(type(effect).__name__).inc()
+        self._put(self._queue, effect)
 
     async def run(self) -> None:
         """Send until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(SENDERS):
-                group.create_task(self._send_forever())
+                group.create_task(self._send_forever(self._queue, self._message))
+            for _ in range(JOINERS):
+                group.create_task(self._send_forever(self._joins, self._start_of_joined))
 
-    async def _send_forever(self) -> None:
+    def _put(self, queue: asyncio.Queue[AnyEffect], effect: AnyEffect) -> None:
+        try:
+            queue.put_nowait(effect)
+        except asyncio.QueueFull:
+            self._dropped.labels(type(effect).__name__).inc()
+
+    async def _send_forever(
+        self, queue: asyncio.Queue[AnyEffect], write: Callable[[AnyEffect], Awaitable[Message | None]]
+    ) -> None:
         while True:
-            effect = await self._queue.get()
+            effect = await queue.get()
             kind = type(effect).__name__
             try:
-                message = await self._message(effect)
-                sent = message is not None and await self._bus.publish(message)
+                message = await write(effect)
+                if message is None:
+                    continue
+                sent = await self._bus.publish(message)
             except PropellerError as error:
                 logger().warning("message not sent", kind=kind, error=error.message, code=error.reason)
                 sent = False
@@ -98,15 +115,30 @@ class Outgoing:
                 return Message(topic, welcome)
 
     async def _start(self, effect: e.SendStart) -> Message | None:
-        task, attempt = effect.task, effect.run.attempts[-1]
-        seed = 0
+        task, seed = effect.task, 0
+        if not self._still_wanted(effect):
+            return None
         if task.federated:
             launch = await self._store.launch(task.round_id)
-            launched = launch is not None and task.id in launch.tasks.values()
-            if launch is not None and launched:
-                seed = launch.seed
-            elif not await self._joined(effect, attempt.proplet_id):
+            if launch is None or task.id not in launch.tasks.values():
+                self._put(self._joins, effect)
                 return None
+            seed = launch.seed
+        return await self._written(effect, seed)
+
+    def _still_wanted(self, effect: e.SendStart) -> bool:
+        """Whether the attempt is still the live one: its start may have waited here longer than it lived."""
+        run = self._engine().ledger.runs.get(effect.task.id)
+        attempt = run.live_attempt if run and run.number == effect.run.number else None
+        return attempt is not None and attempt.number == effect.run.attempts[-1].number
+
+    async def _start_of_joined(self, effect: e.SendStart) -> Message | None:
+        if self._still_wanted(effect) and await self._joined(effect, effect.run.attempts[-1].proplet_id):
+            return await self._written(effect, seed=0)
+        return None
+
+    async def _written(self, effect: e.SendStart, seed: int) -> Message:
+        attempt = effect.run.attempts[-1]
         proplet = self._engine().ledger.proplets.get(attempt.proplet_id)
         return await start_message(effect, proplet, seed, self._config, self._blobs)
 
@@ -120,9 +152,18 @@ class Outgoing:
             logger().warning("round not joined yet", round_id=effect.task.round_id, error=error.message)
             return False
         except PropellerError as error:
-            await self._post(_refusal(effect, error))
+            if not await self._took_part(self._coordinator, effect.task.round_id, participant):
+                await self._post(_refusal(effect, error))
             return False
         return True
+
+    async def _took_part(self, coordinator: CoordinatorClient, round_id: str, participant: str) -> bool:
+        """Whether it joined that round, which has ended since, so that an earlier start may be at work.
+
+        Its word has yet to come, and the round may have ended because of it: a repeated start ends nothing.
+        """
+        known = await coordinator.round(round_id)
+        return known is not None and known.over and participant in known.participants
 
 
 def _refusal(effect: e.SendStart, error: PropellerError) -> e.DispatchRefused:

@@ -41,6 +41,8 @@ class MemoryManagerStore:
         self.runs: dict[tuple[str, int], tuple[Run, Instant]] = {}
         self.results: dict[tuple[str, int], bytes] = {}
         self._latest: dict[str, int] = {}
+        self._definitions: dict[tuple[str, int], Task] = {}
+        """What live runs were started with, where their task has changed since."""
         self._proplets: dict[str, Proplet] = {}
         self._launches: dict[str, Launch] = {}
         self.flows: dict[str, FlowRecord] = {}
@@ -58,17 +60,10 @@ class MemoryManagerStore:
             vars(self).update(before)
             raise
 
-    def _apply(self, change: ManagerChange) -> None:  # noqa: C901, PLR0912 - one arm per kind of change
+    def _apply(self, change: ManagerChange) -> None:  # noqa: C901 - one arm per kind of change
         match change:
             case SaveTask(task=task, new=new):
-                if new and task.id in self.tasks_by_id:
-                    raise id_taken(task.id)
-                if new:
-                    self._tell(
-                        task.id, TaskEvent(at_s=self._clock.now().wall_s, kind="created", cause="user")
-                    )
-                if new or task.id in self.tasks_by_id:
-                    self.tasks_by_id[task.id] = task
+                self._save_task(task, new=new)
             case DropTask(task_id=task_id):
                 self.tasks_by_id.pop(task_id, None)
                 self._drop_runs(task_id)
@@ -96,6 +91,8 @@ class MemoryManagerStore:
             raise id_taken(task.id)
         if new:
             self._tell(task.id, TaskEvent(at_s=self._clock.now().wall_s, kind="created", cause="user"))
+        else:
+            self._keep_definition(task.id)
         if new or task.id in self.tasks_by_id:
             self.tasks_by_id[task.id] = task
 
@@ -105,6 +102,8 @@ class MemoryManagerStore:
         if task is None:
             raise Bug(f"a run of no task: {run!r}")
         self.runs[run.key] = (run, self._clock.now())
+        if not run.live:
+            self._definitions.pop(run.key, None)
         self._latest[run.task_id] = max(run.number, self._latest.get(run.task_id, 0))
         if change.results is not None and change.part:
             self._parts[run.key] = self._parts.get(run.key, {}) | {change.part: change.results}
@@ -136,9 +135,15 @@ class MemoryManagerStore:
                 if record is not None:
                     self.flows[flow_id] = replace(record, settled=max(record.settled, touched))
 
+    def _keep_definition(self, task_id: str) -> None:
+        latest = self.runs.get((task_id, self._latest.get(task_id, 0)))
+        if latest is not None and latest[0].live:
+            self._definitions.setdefault(latest[0].key, self.tasks_by_id[task_id])
+
     def _drop_runs(self, task_id: str) -> None:
         for key in [key for key in self.runs if key[0] == task_id]:
             del self.runs[key]
+            self._definitions.pop(key, None)
             self.results.pop(key, None)
             self._parts.pop(key, None)
         self._events.pop(task_id, None)
@@ -178,7 +183,7 @@ class MemoryManagerStore:
     async def live(self, now: Instant) -> list[tuple[Task, Run]]:
         """See `stores.ManagerStore`."""
         found = [
-            (self.tasks_by_id[run.task_id], rearmed(run, saved, now))
+            (self._definitions.get(run.key, self.tasks_by_id[run.task_id]), rearmed(run, saved, now))
             for run, saved in self.runs.values()
             if run.live
         ]

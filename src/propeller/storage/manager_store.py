@@ -31,12 +31,13 @@ from propeller.stores import (
     TaskEvent,
     TaskRecord,
 )
-from propeller.wire import codec
 
 ROLE = "manager"
 """Owner of the database and folder of its SQL."""
 
 _SQL = Queries.load(ROLE, "manager.sql")
+_sorted_json = msgspec.json.Encoder(order="deterministic").encode
+"""Text by which documents inside documents can be compared."""
 _pack = msgspec.msgpack.Encoder().encode
 _task = msgspec.msgpack.Decoder(Task).decode
 _run = msgspec.msgpack.Decoder(Run).decode
@@ -71,7 +72,7 @@ class SqliteManagerStore(history.HistoryReads):
         self, *, offset: int, limit: int, metadata: Mapping[str, object] | None = None
     ) -> tuple[int, list[TaskRecord]]:
         """See `stores.ManagerStore`."""
-        wanted = {"metadata": codec.encode(metadata or {}).decode()}
+        wanted = {"metadata": _sorted_json(metadata or {}).decode()}
 
         def read(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
             total = connection.execute(_SQL.count_tasks, wanted).fetchone()["total"]
@@ -170,12 +171,13 @@ def _save_task(change: SaveTask, now: Instant, connection: sqlite3.Connection) -
     row = {
         "id": task.id,
         "created_at": task.created_at_s,
-        "metadata": codec.encode(task.metadata).decode(),
+        "metadata": _sorted_json(task.metadata).decode(),
         "flow_id": task.flow_id or None,
         "next_run": task.next_run_s or None,
         "body": _pack(task),
     }
     if not change.new:
+        connection.execute(_SQL.keep_definition, {"id": task.id})
         connection.execute(_SQL.update_task, row)
         return
     try:

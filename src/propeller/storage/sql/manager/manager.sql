@@ -6,6 +6,10 @@ VALUES (
     coalesce((SELECT latest_run FROM retired WHERE id = :id), 0), :body
 );
 
+-- name: keep_definition
+-- A live run goes on as it was started: before its task changes, the run keeps the definition it had.
+UPDATE runs SET task = (SELECT body FROM tasks WHERE id = :id) WHERE task_id = :id AND live = 1 AND task IS NULL;
+
 -- name: update_task
 UPDATE tasks SET metadata = :metadata, flow_id = :flow_id, next_run = :next_run, body = :body WHERE id = :id;
 
@@ -28,6 +32,7 @@ ON CONFLICT (task_id, number) DO UPDATE SET
     saved_mono = excluded.saved_mono,
     saved_wall = excluded.saved_wall,
     body = excluded.body,
+    task = CASE WHEN excluded.live = 1 THEN task END,
     results = coalesce(excluded.results, results);
 
 -- name: mark_latest_run
@@ -40,14 +45,17 @@ FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.lat
 WHERE tasks.id = :id;
 
 -- name: list_tasks
--- A page, newest first; the filter holds when every key of :metadata has the same value in the task's.
+-- A page, newest first; the filter holds when every key of :metadata has the same value in the task's
+-- (1 is 1.0, and not true; documents inside are written with sorted keys, so that equal ones are equal text).
 SELECT tasks.body AS task, tasks.latest_run, runs.body AS run, runs.results AS results
 FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.latest_run
 WHERE NOT EXISTS (
     SELECT 1 FROM json_each(:metadata) AS wanted
     WHERE NOT EXISTS (
         SELECT 1 FROM json_each(tasks.metadata) AS has
-        WHERE has.key = wanted.key AND has.type = wanted.type AND has.value IS wanted.value
+        WHERE has.key = wanted.key AND has.value IS wanted.value AND (
+            has.type = wanted.type OR has.type IN ('integer', 'real') AND wanted.type IN ('integer', 'real')
+        )
     )
 )
 ORDER BY tasks.created_at DESC, tasks.id
@@ -59,13 +67,15 @@ WHERE NOT EXISTS (
     SELECT 1 FROM json_each(:metadata) AS wanted
     WHERE NOT EXISTS (
         SELECT 1 FROM json_each(tasks.metadata) AS has
-        WHERE has.key = wanted.key AND has.type = wanted.type AND has.value IS wanted.value
+        WHERE has.key = wanted.key AND has.value IS wanted.value AND (
+            has.type = wanted.type OR has.type IN ('integer', 'real') AND wanted.type IN ('integer', 'real')
+        )
     )
 );
 
 -- name: list_live
--- Every run that has not ended, oldest first.
-SELECT tasks.body AS task, runs.body AS run, runs.saved_mono, runs.saved_wall
+-- Every run that has not ended, oldest first, with its task as it was when the run began.
+SELECT coalesce(runs.task, tasks.body) AS task, runs.body AS run, runs.saved_mono, runs.saved_wall
 FROM runs JOIN tasks ON tasks.id = runs.task_id
 WHERE runs.live = 1
 ORDER BY tasks.created_at, tasks.id;
