@@ -111,10 +111,10 @@ def _as_heard(stored: Proplet, known: Proplet | None, lost_at_mono_s: float) -> 
 
 
 def _saved_once(commands: list[e.Command]) -> list[e.Command]:
-    """The commands with only the last record of each run: an event that moves one twice stores it once."""
+    """The commands with only the last record of each run, and those that bring results: each row once."""
     last = {command.run.key: at for at, command in enumerate(commands) if isinstance(command, e.SaveRun)}
     return [
         command
         for at, command in enumerate(commands)
-        if not isinstance(command, e.SaveRun) or last[command.run.key] == at
+        if not isinstance(command, e.SaveRun) or command.results is not None or last[command.run.key] == at
     ]
