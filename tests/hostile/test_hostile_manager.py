@@ -46,10 +46,39 @@ class Site:
         await self.evil.publish(Message(f"{TOPICS.base}/{topic}", payload, retain=retain))
         await asyncio.sleep(0.02)
 
-    async def proplets(self) -> dict[str, dict]:
-        """What the manager shows of its proplets, by id."""
-        _, page = await self.ask("GET", "/proplets")
-        return {shown["id"]: shown for shown in page["proplets"]}
+    async def alive(self, proplet_id: str) -> bool:
+        """Whether that proplet is shown as alive, at last: a slow disk holds up what was said."""
+        for _ in range(250):
+            status, shown = await self.ask("GET", f"/proplets/{proplet_id}")
+            if status == 200 and shown["alive"]:
+                return True
+            await asyncio.sleep(0.02)
+        return False
+
+    async def sent_on(self, topic: str) -> bytes:
+        """The first payload heard on that topic, waited for."""
+        for _ in range(250):
+            for message in self.heard:
+                if message.topic == topic:
+                    return message.payload
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"nothing was said on {topic}")
+
+    async def start(self, task_id: str = "t", **fields) -> None:
+        """Create a task and start it."""
+        status, said = await self.ask("POST", "/tasks", {"name": "x", "id": task_id, **fields})
+        assert status == 201, said
+        status, said = await self.ask("POST", f"/tasks/{task_id}/start")
+        assert status == 200, said
+
+    async def task(self, reached, task_id: str = "t") -> dict:
+        """The task once `reached(task)` holds; as it is after five seconds otherwise."""
+        for _ in range(250):
+            _, shown = await self.ask("GET", f"/tasks/{task_id}")
+            if reached(shown):
+                break
+            await asyncio.sleep(0.02)
+        return shown
 
 
 @asynccontextmanager
@@ -113,7 +142,7 @@ async def test_no_message_ends_the_manager(tmp_path, topic, body):
     async with site(tmp_path) as made:
         await made.say(f"{P}/{topic}", body)
         await made.say(f"{P}/alive", {"proplet_id": "good"})
-        assert (await made.proplets())["good"]["alive"]
+        assert await made.alive("good")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +167,7 @@ async def test_no_round_message_ends_the_manager(tmp_path, topic, body):
     async with site(tmp_path) as made:
         await made.say(topic, body)
         await made.say(f"{P}/alive", {"proplet_id": "good"})
-        assert (await made.proplets())["good"]["alive"]
+        assert await made.alive("good")
 
 
 @pytest.mark.parametrize(
@@ -158,9 +187,9 @@ async def test_no_task_ends_the_manager(tmp_path, fields):
     """What a user wrote may be impossible to send; the manager goes on, and so it does after a restart."""
     async with site(tmp_path) as made:
         await made.say(f"{P}/alive/p", {"proplet_id": "p"})
-        assert (await made.ask("POST", "/tasks", {"name": "x", "id": "t", **fields}))[0] == 201
-        assert (await made.ask("POST", "/tasks/t/start"))[0] == 200
-        await asyncio.sleep(0.1)
+        assert await made.alive("p")
+        await made.start(**fields)
+        await made.task(lambda shown: shown["state"] == 1)
     async with site(tmp_path) as made:
         await made.say(f"{P}/alive/p", {"proplet_id": "p", "attempts": []})
         await asyncio.sleep(0.1)
@@ -222,15 +251,14 @@ async def test_results_that_are_no_text_spoil_no_list(tmp_path):
     """One proplet's bytes are not passed on to everybody who lists tasks."""
     async with site(tmp_path) as made:
         await made.say(f"{P}/alive", {"proplet_id": "p"})
-        await made.ask("POST", "/tasks", {"name": "x", "id": "t", "image_url": "a"})
-        await made.ask("POST", "/tasks/t/start")
+        assert await made.alive("p")
+        await made.start(image_url="a")
+        assert (await made.task(lambda shown: shown["state"] == 2))["state"] == 2
         await made.say(f"{P}/results", b'{"task_id":"t","results":"\xff\xfe"}')
-        _, page = await made.ask("GET", "/tasks")
-        assert page["tasks"][0]["state"] == 2
         await made.say(f"{P}/results", {"task_id": "t", "results": "ok", "error": "e" * 100_000})
-        _, page = await made.ask("GET", "/tasks")
-        assert page["tasks"][0]["state"] == 4
-        assert len(page["tasks"][0]["error"]) <= limits.PROPLET_ERROR_CHARS_MAX + 1
+        ended = await made.task(lambda shown: shown["state"] == 4)
+        assert len(ended["error"]) == limits.PROPLET_ERROR_CHARS_MAX + 1
+        assert (await made.ask("GET", "/tasks"))[1]["tasks"] == [ended]
 
 
 class Failing:
@@ -261,11 +289,12 @@ async def test_a_commit_that_fails_is_told_and_forgotten(tmp_path, error, status
         shell = made.manager.shell
         shell._store = Failing(shell._store)
         await made.say(f"{P}/alive/p", {"proplet_id": "p"})
+        assert await made.alive("p")
         await made.ask("POST", "/tasks", {"name": "x", "id": "t", "image_url": "a"})
         shell._store.errors = [error]
         assert (await made.ask("POST", "/tasks/t/start"))[0] == status
         assert (await made.ask("GET", "/tasks/t"))[1]["state"] == 0
-        assert (await made.proplets())["p"]["alive"]
+        assert await made.alive("p")
         assert await made.ask("POST", "/tasks/t/start") == (200, {"started": True})
         assert (await made.ask("GET", "/tasks/t"))[1]["state"] == 1
 
@@ -299,11 +328,10 @@ async def test_start_messages_hold_the_rest_of_an_aliased_url_as_it_was(tmp_path
             "D": "see http://registry:5000/",
         }
         await made.say(f"{P}/alive/p", {"proplet_id": "p"})
-        await made.ask("POST", "/tasks", {"name": "x", "id": "t", "image_url": "a", "env": env})
-        await made.ask("POST", "/tasks/t/start")
-        await asyncio.sleep(0.1)
-        sent = [message for message in made.heard if message.topic.endswith("/start/p")]
-        assert msgspec.json.decode(sent[0].payload)["env"] == {
+        assert await made.alive("p")
+        await made.start(image_url="a", env=env)
+        sent = await made.sent_on(f"{TOPICS.base}/control/manager/start/p")
+        assert msgspec.json.decode(sent)["env"] == {
             "A": "http://user:pw@10.0.0.7:5000/x?#",
             "B": "http://10.0.0.7:5000",
             "C": "http://registry:5000.evil/",
@@ -316,6 +344,7 @@ async def test_a_retained_message_revives_and_ends_nobody(tmp_path):
     """A broker repeats what was retained at every reconnection; it says what was, not what is (M7)."""
     async with site(tmp_path) as made:
         await made.say(f"{P}/alive", {"proplet_id": "live"})
+        assert await made.alive("live")
         stale = [("ghost", "alive"), ("live", "offline")]
         for name, status in stale:
             body = json.dumps({"proplet_id": name, "status": status}).encode()
@@ -324,6 +353,7 @@ async def test_a_retained_message_revives_and_ends_nobody(tmp_path):
             )
             made.broker.disconnect("manager")
             await asyncio.sleep(0.5)
-        shown = await made.proplets()
-        assert list(shown) == ["live"]
-        assert shown["live"]["alive"]
+        await made.say(f"{P}/alive", {"proplet_id": "last"})
+        assert await made.alive("last")
+        _, page = await made.ask("GET", "/proplets?status=active")
+        assert [shown["id"] for shown in page["proplets"]] == ["live", "last"]
