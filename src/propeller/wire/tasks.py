@@ -71,12 +71,12 @@ class TaskBody(Struct, frozen=True, kw_only=True):
 
     def inputs_text(self) -> tuple[str, ...]:
         """Inputs as text: a number becomes its shortest decimal form."""
-        return tuple(
-            _number_text(item) if isinstance(item, float) else str(item) for item in self.inputs or ()
-        )
+        return tuple(item if isinstance(item, str) else _number_text(item) for item in self.inputs or ())
 
 
 def _number_text(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)  # noqa: PLR2004
 
 
