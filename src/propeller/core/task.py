@@ -115,6 +115,7 @@ def define(task: Task) -> Task:
     _check_placement(task)
     _check_bounds(task)
     _check_env(task.env)
+    _check_metadata(task.metadata)
     _check_flow(task)
     _check_policies(task)
     if task.schedule:
@@ -192,6 +193,19 @@ def _check_env(env: Mapping[str, str]) -> None:
         raise TooLarge(f"env holds {size} characters; the limit is {limits.TASK_ENV_BYTES_MAX}")
     if env.get("ROUND_ID"):
         check_id(env["ROUND_ID"], "env ROUND_ID")  # it becomes part of topics and of the coordinator's paths
+
+
+def _check_metadata(metadata: Mapping[str, object]) -> None:
+    """Stores write integers of 64 bits; JSON has longer ones."""
+    unseen: list[object] = [metadata]
+    while unseen:
+        value = unseen.pop()
+        if isinstance(value, Mapping):
+            unseen += value.values()
+        elif isinstance(value, list | tuple):
+            unseen += value
+        elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            raise BadInput("metadata holds an integer beyond 64 bits; write it as a string")
 
 
 def touch(task: Task, now_s: float) -> Task:

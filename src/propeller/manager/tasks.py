@@ -266,10 +266,6 @@ def _one_of(name: str, value: str, allowed: set[str]) -> None:
 
 def _metadata(body: TaskBody) -> dict[str, object]:
     metadata: dict[str, object] = body.metadata or {}
-    try:
-        msgspec.msgpack.encode(metadata)
-    except OverflowError as error:
-        raise BadInput("metadata holds an integer beyond 64 bits; write it as a string") from error
     if len(codec.encode(metadata)) > limits.TASK_METADATA_BYTES_MAX:
         raise TooLarge("metadata exceeds 1MB limit")
     return metadata
