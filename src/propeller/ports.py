@@ -303,6 +303,10 @@ class Runtime(Protocol):
         """Run to the end. Cancelling the call kills the guest within `limits.WORKER_SLACK_S`."""
         ...
 
+    def keep_warm(self, workers: int) -> None:
+        """Have up to so many idle workers at hand from now on, for calls that must not wait."""
+        ...
+
     async def close(self) -> None:
         """End every worker process."""
         ...

@@ -83,6 +83,11 @@ class FakeRuntime:
         self.jobs = []
         self.running = 0
         self.killed = 0
+        self.warm = 0
+
+    def keep_warm(self, workers):
+        """Note it."""
+        self.warm = workers
 
     async def run(self, job):
         """One guest."""

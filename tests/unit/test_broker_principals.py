@@ -14,7 +14,7 @@ LEGACY = rights_of(Kind.LEGACY_PROPLET, "l1", T.base)
 OPERATOR = rights_of(Kind.OPERATOR, "o1", T.base)
 EVERYBODY = (MANAGER, COORDINATOR, PROPLET, LEGACY, OPERATOR)
 
-_LEGACY_KINDS = [kind for kind in FromProplet if kind is not FromProplet.EVENTS]
+_LEGACY_KINDS = [kind for kind in FromProplet if kind not in {FromProplet.EVENTS, FromProplet.LOGS}]
 _DIRECTED_ONLY = [kind for kind in FromProplet if kind is not FromProplet.CREATE]
 
 

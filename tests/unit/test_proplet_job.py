@@ -104,7 +104,7 @@ def test_a_referenced_module_is_fetched_and_verified():
         ({"module": ModuleRef(sha256=SHA, url="http://evil:1/x")}, "configuration", "http://evil:1"),
         ({"module": ModuleRef(sha256=SHA, url="file:///etc/passwd")}, "configuration", "not an http"),
         ({"encrypted": True}, "configuration", "TEE"),
-        ({"latent": True}, "configuration", "latent"),
+        ({"latent": True, "daemon": True}, "configuration", "latent"),
     ],
 )
 def test_what_cannot_be_fetched_says_why(fields, kind, says):

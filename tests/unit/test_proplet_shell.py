@@ -25,7 +25,7 @@ from propeller.proplet.services import Services
 from propeller.proplet.shell import Proplet
 from propeller.proplet.spool import MemorySpool
 from propeller.wire import codec
-from propeller.wire.messages import Ack, AckItem, Start, Stop, Verdict, Welcome
+from propeller.wire.messages import Ack, AckItem, Invoke, Start, Stop, Verdict, Welcome
 from propeller.wire.topics import FromManager, Topics
 
 TOPICS = Topics("d", "c")
@@ -494,5 +494,97 @@ def test_a_flood_of_messages_does_not_silence_the_heartbeat():
         before = len(here.manager.told("alive"))
         await asyncio.sleep(11)
         assert len(here.manager.told("alive")) - before >= 2
+
+    world(scenario)
+
+
+def test_a_latent_task_is_loaded_called_and_stopped():
+    """It runs without a guest, answers calls on its directed topic, takes no slot, and ends by a stop."""
+
+    async def scenario(here):
+        await here.manager.start("f", latent=True)
+        await asyncio.sleep(2)
+        assert [body["kind"] for body in here.manager.told("events")][-1] == "started"
+        assert here.proplet.running_tasks == 0
+        await here.manager.send(FromManager.INVOKE, Invoke(id="f", invocation_id="i-1", inputs=["3"]))
+        await here.manager.start("plain")
+        await asyncio.sleep(3)
+        (answer,) = here.manager.told("invoke_results")
+        assert answer == {
+            "task_id": "f", "invocation_id": "i-1", "proplet_id": "p-1", "results": "hello",
+        }  # fmt: skip
+        assert here.manager.told("results")[-1]["task_id"] == "plain"
+        await here.manager.send(FromManager.INVOKE, Invoke(id="f", invocation_id="i-2"))
+        await here.manager.send(FromManager.STOP, Stop(id="f"))
+        await here.manager.send(FromManager.INVOKE, Invoke(id="f", invocation_id="i-3"))
+        await asyncio.sleep(2)
+        answers = here.manager.told("invoke_results")
+        assert {answer["failure"] for answer in answers[1:]} == {"stopped", "not_ready"}
+        assert here.manager.told("results")[-1]["failure"] == "stopped"
+
+    world(scenario)
+
+
+def test_a_latent_task_is_loaded_again_after_a_crash():
+    """The spool remembers that it runs; the next process loads it and answers calls again."""
+
+    async def scenario(here):
+        await here.manager.start("f", latent=True)
+        await asyncio.sleep(2)
+        await here.crash()
+        here.boot()
+        await asyncio.sleep(3)
+        await here.manager.send(FromManager.INVOKE, Invoke(id="f", invocation_id="i-1"))
+        await asyncio.sleep(3)
+        assert [answer["results"] for answer in here.manager.told("invoke_results")] == ["hello"]
+
+    world(scenario)
+
+
+def test_runs_of_a_service_live_side_by_side():
+    """A newer run of a daemon leaves the older one alone; a newer attempt of a run replaces it."""
+
+    async def scenario(here):
+        here.runtime.takes_s = 1e6
+        for run, attempt in ((1, 1), (2, 1), (2, 2)):
+            await here.manager.start("d", run, attempt, daemon=True)
+            await asyncio.sleep(1)
+        assert [job.endless for job in here.runtime.jobs] == [True, True, True]
+        assert (here.runtime.running, here.runtime.killed) == (2, 1)
+
+    async def main(clock):
+        here = World(clock)
+        here.slots = 3
+        here.boot()
+        await asyncio.sleep(1.5)
+        await scenario(here)
+        await here.end()
+
+    in_virtual_time(main)
+
+
+def test_what_a_guest_prints_goes_to_the_manager_while_it_runs():
+    """Chunks on the directed topic, before the result; a round's standard output stays at home."""
+
+    def printing(job):
+        job.on_output("stdout", b"out\n", 0)
+        job.on_output("stderr", b"err\n", 0)
+        return UPDATE if "ROUND_ID" in job.env else GuestDone(stdout="out\n", stderr="err\n")
+
+    async def scenario(here):
+        here.runtime.ends = printing
+        await here.manager.start("plain")
+        await asyncio.sleep(3)
+        await here.manager.start("round", env=ROUND)
+        await asyncio.sleep(3)
+        logs = here.manager.told("logs")
+        assert [
+            (c["task_id"], c.get("stream", "stdout"), c.get("text")) for c in logs if not c.get("last")
+        ] == [
+            ("plain", "stdout", "out\n"),
+            ("plain", "stderr", "err\n"),
+            ("round", "stderr", "err\n"),
+        ]
+        assert [c["task_id"] for c in logs if c.get("last")] == ["plain", "round"]
 
     world(scenario)

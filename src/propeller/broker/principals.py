@@ -71,6 +71,7 @@ RULES: Mapping[Kind, tuple[Rule, ...]] = MappingProxyType(
             "{B}/control/proplet/invoke_results/{id}",
             "{B}/control/proplet/metrics/{id}",
             "{B}/control/proplet/task_metrics/{id}",
+            "{B}/control/proplet/logs/{id}",
             "{B}/fl/rounds/+/updates/{id}",
             "{B}/registry/proplet",
         )

@@ -10,20 +10,16 @@ work of the guests that ran.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
 
 from propeller import limits
 from propeller.errors import Bug
 from propeller.proplet import events as e
+from propeller.proplet.entries import NEVER, RESEND_S, RESEND_S_MAX, Entry, latest, rank, rivals
 from propeller.proplet.records import TRANSITIONS, AttemptState, Held, Outcome, finished, show
 from propeller.wire.messages import AckItem, AttemptKey, HeldAttempt, Start
 
-_NEVER = float("inf")
-RESEND_S = 1.0
-RESEND_S_MAX = 15.0
-"""An unacknowledged event goes out again after the first pause; the pauses double up to the second."""
 ANNOUNCE_S = 60.0
 """A welcomed proplet announces itself again this often, in case the manager has lost its memory."""
 HEARTBEAT_S_MIN = 0.1
@@ -33,21 +29,6 @@ HELD_MAX = 256
 """Attempts held at once. Further starts are not taken, and the manager sends them again or elsewhere."""
 TOMBSTONES_MAX = 1024
 """Attempts remembered as done; the oldest is forgotten first."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """An attempt in memory: its record, and what the manager has yet to hear of it."""
-
-    held: Held
-    told: bool = False
-    saved: bool = True
-    pause_s: float = RESEND_S
-    resend_s: float = _NEVER
-
-    @property
-    def live(self) -> bool:
-        return self.held.state is not AttemptState.FINISHED
 
 
 class Agent:
@@ -66,14 +47,14 @@ class Agent:
         self.slots = slots
         self.heartbeat_s = heartbeat_s
         self.welcomed = False
-        self.heartbeat_due_s = _NEVER
+        self.heartbeat_due_s = NEVER
         """When a `HeartbeatDue` is due (monotonic seconds)."""
-        self._entries = {item.key: _Entry(item) for item in sorted(held, key=lambda item: item.order)}
+        self._entries = {item.key: Entry(item) for item in sorted(held, key=lambda item: item.order)}
         self._order = max((entry.held.order for entry in self._entries.values()), default=0)
         self._busy: set[AttemptKey] = set()
         """Attempts whose work was commanded and has not been reported over; each takes a slot."""
         self._done = dict.fromkeys(tombstones)
-        self._announce_s = -_NEVER
+        self._announce_s = -NEVER
         self._announce_pause_s = RESEND_S
         self._out: list[e.Command] = []
 
@@ -83,8 +64,8 @@ class Agent:
     def resend_due_s(self) -> float:
         """When a `ResendDue` is due (monotonic seconds); infinity if everything is acknowledged."""
         if not self.welcomed:
-            return _NEVER
-        return min((entry.resend_s for entry in self._entries.values() if not entry.told), default=_NEVER)
+            return NEVER
+        return min((entry.resend_s for entry in self._entries.values() if not entry.told), default=NEVER)
 
     @property
     def running(self) -> int:
@@ -139,7 +120,11 @@ class Agent:
                 or key in self._done
             ):
                 raise Bug(f"attempt {show(key)} is impossible: {entry!r}")
-        waiting = [key for key, entry in self._entries.items() if entry.live and key not in self._busy]
+        waiting = [
+            key
+            for key, entry in self._entries.items()
+            if entry.live and not entry.serving and key not in self._busy
+        ]
         if len(self._busy) > self.slots or (waiting and len(self._busy) < self.slots):
             raise Bug(f"{len(self._busy)} of {self.slots} slots are taken while {waiting} wait")
 
@@ -207,27 +192,27 @@ class Agent:
             self._answer_done(key)
         elif len(self._entries) >= HELD_MAX:
             self._ignore("full", key)
-        elif newer := self._newer(key):
+        elif newer := self._newer(key, event.start):
             self._hold_stopped(key, f"superseded by run {newer.run} attempt {newer.attempt}", now_s)
         else:
             self._accept(event, now_s)
 
     def _accept(self, event: e.StartReceived, now_s: float) -> None:
         key = event.key
-        for other in [item for item in self._entries if item.task_id == key.task_id]:
+        for other in [item for item in self._entries if rivals(item, key, event.start)]:
             self._end_by_order(other, f"superseded by run {key.run} attempt {key.attempt}", now_s)
         held = Held(key=key, state=AttemptState.ACCEPTED, order=self._next_order(), start=event.start)
         # The required save comes after everything that concerns other attempts: its failure drops the rest.
         self._out.append(e.SaveHeld(held, required=True))
-        self._entries[key] = _Entry(held)
+        self._entries[key] = Entry(held)
         self._tell(self._entries[key], now_s)
         self._fill()
 
-    def _newer(self, key: AttemptKey) -> AttemptKey | None:
-        """A later attempt of the same task that is or was here, if any."""
-        known = [item for item in (*self._entries, *self._done) if item.task_id == key.task_id]
-        latest = max(known, key=_rank, default=key)
-        return latest if _rank(latest) > _rank(key) else None
+    def _newer(self, key: AttemptKey, start: Start) -> AttemptKey | None:
+        """A later rival of the attempt that is or was here, if any."""
+        known = [item for item in (*self._entries, *self._done) if rivals(item, key, start)]
+        latest = max(known, key=rank, default=key)
+        return latest if rank(latest) > rank(key) else None
 
     def _stop(self, event: e.StopReceived, now_s: float) -> None:
         stop = event.stop
@@ -271,14 +256,14 @@ class Agent:
         entry = self._entries[key]
         if not entry.live:
             return
-        if key in self._busy:
+        if key in self._busy or entry.serving:
             self._out.append(e.Kill(key))
         self._finish(entry, Outcome(error=reason, failure="stopped"), now_s)
 
     def _hold_stopped(self, key: AttemptKey, reason: str, now_s: float) -> None:
         payload = self._encode(key, Outcome(error=reason, failure="stopped"))
         held = Held(key=key, state=AttemptState.FINISHED, order=self._next_order(), finished=payload)
-        self._entries[key] = _Entry(held)
+        self._entries[key] = Entry(held)
         self._out.append(e.SaveHeld(held))
         self._tell(self._entries[key], now_s)
 
@@ -291,23 +276,23 @@ class Agent:
             return
         if item.kind == "finished":
             self._forget(key, entry)
-        elif item.kind == _latest(entry.held):
+        elif item.kind == latest(entry.held):
             entry.told = True
 
-    def _forget(self, key: AttemptKey, entry: _Entry) -> None:
+    def _forget(self, key: AttemptKey, entry: Entry) -> None:
         """Drop an attempt that the manager knows the end of, or never wants to hear of again."""
         del self._entries[key]
         self._done[key] = None
         while len(self._done) > TOMBSTONES_MAX:
             del self._done[next(iter(self._done))]
-        if entry.live and key in self._busy:
+        if entry.live and (key in self._busy or entry.serving):
             self._out.append(e.Kill(key))
         self._out.append(e.Forget(key))
 
     # --- work ------------------------------------------------------------------------------------------
 
     def _worked(
-        self, event: e.GuestStarted | e.UpdateMade | e.GuestEnded | e.SaveFailed, now_s: float
+        self, event: e.GuestStarted | e.Serving | e.UpdateMade | e.GuestEnded | e.SaveFailed, now_s: float
     ) -> None:
         entry = self._entries.get(event.key)
         live = entry if entry is not None and entry.live else None
@@ -315,6 +300,14 @@ class Agent:
             case e.GuestStarted() if live and live.held.state is AttemptState.ACCEPTED:
                 self._move(live, AttemptState.RUNNING)
                 self._tell(live, now_s)
+            case e.Serving():
+                self._busy.discard(event.key)
+                if live:
+                    live.serving = True
+                else:
+                    # Ended by order while it was loading: what was loaded goes.
+                    self._out.append(e.Kill(event.key))
+                self._fill()
             case e.UpdateMade() if live:
                 self._move(live, AttemptState.RUNNING, update=event.update, usage=event.usage)
                 self._out += [e.SaveHeld(live.held), e.Deliver(live.held)]
@@ -326,7 +319,7 @@ class Agent:
             case e.SaveFailed() if entry:
                 self._unsaved(event.key, entry)
 
-    def _unsaved(self, key: AttemptKey, entry: _Entry) -> None:
+    def _unsaved(self, key: AttemptKey, entry: Entry) -> None:
         """An attempt that could not be saved is not taken; an end that could not be is saved again later."""
         if entry.held.state is AttemptState.ACCEPTED:
             del self._entries[key]
@@ -341,14 +334,14 @@ class Agent:
         for key, entry in self._entries.items():
             if len(self._busy) >= self.slots:
                 return
-            if entry.live and key not in self._busy:
+            if entry.live and not entry.serving and key not in self._busy:
                 self._busy.add(key)
                 if entry.held.update:
                     self._out.append(e.Deliver(entry.held))
                 else:
                     self._out.append(e.Run(entry.held))
 
-    def _finish(self, entry: _Entry, outcome: Outcome, now_s: float) -> None:
+    def _finish(self, entry: Entry, outcome: Outcome, now_s: float) -> None:
         payload = self._encode(entry.held.key, outcome)
         self._move(entry, AttemptState.FINISHED, start=None, update=b"", finished=payload)
         self._out.append(e.SaveHeld(entry.held))
@@ -356,14 +349,14 @@ class Agent:
 
     # --- state -----------------------------------------------------------------------------------------
 
-    def _move(self, entry: _Entry, state: AttemptState, **changes: object) -> None:
+    def _move(self, entry: Entry, state: AttemptState, **changes: object) -> None:
         if state not in TRANSITIONS[entry.held.state]:
             raise Bug(f"attempt {show(entry.held.key)}: {entry.held.state} → {state}: {entry!r}")
         entry.told = entry.told and state is entry.held.state
         entry.held = msgspec.structs.replace(entry.held, state=state, **changes)
         entry.pause_s = RESEND_S
 
-    def _tell(self, entry: _Entry, now_s: float) -> None:
+    def _tell(self, entry: Entry, now_s: float) -> None:
         """Say the attempt's latest event now, if the directed lane is open, and plan the next time."""
         if not self.welcomed:
             entry.resend_s = now_s
@@ -385,12 +378,3 @@ class Agent:
 
     def _ignore(self, why: str, key: AttemptKey) -> None:
         self._out.append(e.Ignored(why, key.task_id))
-
-
-def _rank(key: AttemptKey) -> tuple[int, int]:
-    return (key.run, key.attempt)
-
-
-def _latest(held: Held) -> str:
-    """The kind of the event that tells the attempt's present state."""
-    return "started" if held.state is AttemptState.RUNNING else held.state.value

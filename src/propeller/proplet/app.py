@@ -20,9 +20,10 @@ from propeller.ports import Instant
 from propeller.proplet import health
 from propeller.proplet.counters import render
 from propeller.proplet.data import LocalData
+from propeller.proplet.gauges import ProcGauges
 from propeller.proplet.host import describe, end_with_parent, orphaned
 from propeller.proplet.offload import in_thread
-from propeller.proplet.place import Identity, Log, PropletPorts
+from propeller.proplet.place import Identity, Log, Offer, PropletPorts
 from propeller.proplet.services import Services
 from propeller.proplet.settings import PropletSettings
 from propeller.proplet.shell import Proplet
@@ -85,6 +86,8 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
             raise StorageBroken(f"cannot use the cache {directory}: {error.strerror or error}") from error
     runtime = WorkerPool(compiled, settings.slots)
     stack.push_async_callback(runtime.close)
+    invoker = WorkerPool(compiled, settings.call_workers)
+    stack.push_async_callback(invoker.close)
     ports = PropletPorts(
         bus=_bus(settings),
         http=http,
@@ -95,10 +98,21 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
         random=SystemRandom(),
         offload=in_thread,
         log=log,
+        invoker=invoker,
+        gauges=ProcGauges() if settings.metrics_s else None,
     )
     data = LocalData(settings.data) if settings.data else None
     services = Services(settings.urls, settings.allowed_origins)
-    return Proplet(_identity(settings), ports, services=services, data=data, guest_limits=settings.limits)
+    return Proplet(
+        _identity(settings),
+        ports,
+        services=services,
+        data=data,
+        guest_limits=settings.limits,
+        offer=Offer(
+            folders=settings.folders, call_workers=settings.call_workers, metrics_s=settings.metrics_s
+        ),
+    )
 
 
 def _identity(settings: PropletSettings) -> Identity:
@@ -108,7 +122,12 @@ def _identity(settings: PropletSettings) -> Identity:
         slots=settings.slots,
         heartbeat_s=settings.heartbeat_s,
         namespace=settings.namespace,
-        metadata=describe(description=settings.description, location=settings.location, tags=settings.tags),
+        metadata=describe(
+            description=settings.description,
+            location=settings.location,
+            tags=settings.tags,
+            labels=settings.labels,
+        ),
     )
 
 

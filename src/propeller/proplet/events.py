@@ -55,6 +55,13 @@ class GuestStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Serving:
+    """The module of a latent task is loaded and waits for calls; until then there is nothing to do."""
+
+    key: AttemptKey
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateMade:
     """The guest of a federated task ended well; what is left is to deliver its update."""
 
@@ -97,6 +104,7 @@ Event = (
     | StopReceived
     | AckReceived
     | GuestStarted
+    | Serving
     | UpdateMade
     | GuestEnded
     | SaveFailed

@@ -23,6 +23,10 @@ Kind = Literal[
     "update_undelivered",  # nobody answered for it before the attempt's time was up
     "output",  # the result is larger than what a result message carries
     "internal",  # a defect of the proplet
+    "full",  # there is no room for another latent task
+    "not_ready",  # a call of a task that is not held here
+    "busy",  # a call over the bound of those in progress
+    "bad_input",  # a call that no guest could be given
 ]
 
 ERROR_CHARS_MAX = 4096
@@ -43,7 +47,7 @@ class AttemptFailed(PropellerError):
 def of_failure(failed: AttemptFailed, *, stderr: str = "", usage: Usage | None = None) -> Outcome:
     """The outcome of an attempt that could not go on."""
     return Outcome(
-        error=_head(failed.message), failure=failed.kind, stderr=_tail(stderr), usage=usage or Usage()
+        error=text_head(failed.message), failure=failed.kind, stderr=_tail(stderr), usage=usage or Usage()
     )
 
 
@@ -55,12 +59,12 @@ def of_guest(ended: GuestDone | GuestFailed) -> Outcome:
     if isinstance(ended, GuestFailed):
         return Outcome(
             results=_text_result(ended.stdout, fits=False),
-            error=_head(ended.message) or f"the guest failed: {ended.kind}",
+            error=text_head(ended.message) or f"the guest failed: {ended.kind}",
             failure=ended.kind,
             stderr=_tail(ended.stderr),
             usage=usage_of(ended),
         )
-    return Outcome(results=_text_result(_result_of(ended)), stderr=_tail(ended.stderr), usage=usage_of(ended))
+    return Outcome(results=_text_result(result_of(ended)), stderr=_tail(ended.stderr), usage=usage_of(ended))
 
 
 def usage_of(ended: GuestDone | GuestFailed) -> Usage:
@@ -69,7 +73,8 @@ def usage_of(ended: GuestDone | GuestFailed) -> Usage:
     return Usage(wall_s=ended.wall_s, cpu_s=ended.cpu_s, memory_bytes=memory)
 
 
-def _result_of(ended: GuestDone) -> str:
+def result_of(ended: GuestDone) -> str:
+    """What a guest that ended well made: what it put, else its export's value, else its stdout."""
     if ended.result is not None:
         return ended.result.decode(errors="backslashreplace")
     return ended.stdout if ended.value is None else ended.value
@@ -89,7 +94,8 @@ def _text_result(text: str, *, fits: bool = True) -> bytes:
     return msgspec.json.encode(_tail(text))
 
 
-def _head(text: str) -> str:
+def text_head(text: str) -> str:
+    """The beginning of `text`, as much as a message carries of an error."""
     return text if len(text) <= ERROR_CHARS_MAX else text[: ERROR_CHARS_MAX - 1] + "…"
 
 

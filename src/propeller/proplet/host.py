@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -19,11 +20,18 @@ PARENT_CHECK_S = 1.0
 """The kernel's signal is the fast way to learn of the parent's end; this is the sure one."""
 
 
-def describe(*, description: str = "", location: str = "", tags: tuple[str, ...] = ()) -> PropletMetadata:
+def describe(
+    *,
+    description: str = "",
+    location: str = "",
+    tags: tuple[str, ...] = (),
+    labels: Mapping[str, str] | None = None,
+) -> PropletMetadata:
     """The metadata of an announcement; what cannot be found out is left out."""
     return PropletMetadata(
         description=description or None,
         tags=list(tags) or None,
+        labels=dict(labels or {}) or None,
         location=location or None,
         ip=_ip(),
         environment="docker" if Path("/.dockerenv").exists() else "binary",

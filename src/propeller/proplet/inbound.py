@@ -5,10 +5,10 @@ from propeller.errors import BadInput
 from propeller.ports import Message
 from propeller.proplet import events as e
 from propeller.wire import codec
-from propeller.wire.messages import Ack, AttemptKey, Start, Stop, Verdict, Welcome
+from propeller.wire.messages import Ack, AttemptKey, Invoke, Start, Stop, Verdict, Welcome
 from propeller.wire.topics import FromManager, Topics
 
-Inbound = e.Welcomed | e.StartReceived | e.StopReceived | e.AckReceived | Verdict
+Inbound = e.Welcomed | e.StartReceived | e.StopReceived | e.AckReceived | Invoke | Verdict
 
 
 def read(message: Message, topics: Topics, me: str) -> Inbound:
@@ -22,6 +22,13 @@ def read(message: Message, topics: Topics, me: str) -> Inbound:
             return e.StopReceived(stop)
         case FromManager.ACK:
             return e.AckReceived(tuple(codec.decode(Ack, message.payload, what="an acknowledgement").events))
+        case FromManager.INVOKE:
+            invoke = codec.decode(Invoke, message.payload, what="a call")
+            check_id(invoke.id, "the task of a call")
+            check_id(invoke.invocation_id, "the id of a call")
+            if not invoke.broadcast and isinstance(invoke.proplet_id, str) and invoke.proplet_id != me:
+                raise BadInput(f"a call for {invoke.proplet_id[:100]!r} came to {me}")
+            return invoke
         case FromManager.WELCOME:
             return e.Welcomed(codec.decode(Welcome, message.payload, what="a welcome").heartbeat_s)
         case _:

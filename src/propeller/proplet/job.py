@@ -15,7 +15,7 @@ from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound, PeerUnavailable, PropellerError
 from propeller.fl.model_ref import parse_model_ref
 from propeller.fl.versions import GLOBAL_MODEL
-from propeller.ports import GuestJob, GuestLimits, Http, Images, Response
+from propeller.ports import Folder, GuestJob, GuestLimits, Http, Images, Response
 from propeller.proplet.data import LocalData
 from propeller.proplet.failure import AttemptFailed, Kind
 from propeller.proplet.offload import Offload
@@ -44,6 +44,8 @@ class Supply:
     data: LocalData | None
     limits: GuestLimits
     offload: Offload
+    folders: tuple[Folder, ...] = ()
+    """The device's directories that every guest may see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,9 @@ async def prepare(start: Start, supply: Supply, patience: Patience) -> tuple[Gue
             "model_data": env.get("MODEL_DATA", ""),
             "dataset_data": env.get("DATASET_DATA", ""),
         },
+        folders=supply.folders,
         limits=limits_of(start, supply.limits),
+        endless=start.daemon,
     )
     return job, module
 
@@ -109,8 +113,8 @@ async def prepare(start: Start, supply: Supply, patience: Patience) -> tuple[Gue
 def _check(start: Start) -> None:
     if start.encrypted:
         raise AttemptFailed("configuration", "encrypted tasks need a TEE, which this proplet does not have")
-    if start.latent:
-        raise AttemptFailed("configuration", "latent tasks are not offered by this proplet")
+    if start.latent and (start.daemon or is_federated(start)):
+        raise AttemptFailed("configuration", "a latent task is neither a daemon nor part of a round")
 
 
 def _check_federated(env: Mapping[str, str], supply: Supply) -> None:

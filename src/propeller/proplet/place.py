@@ -5,7 +5,8 @@ from random import Random
 from typing import Protocol
 
 from propeller import limits
-from propeller.ports import Bus, Clock, Http, Images, Runtime
+from propeller.ports import Bus, Clock, Folder, Http, Images, Runtime
+from propeller.proplet.gauges import Gauges
 from propeller.proplet.offload import Offload
 from propeller.proplet.spool import Spool
 from propeller.wire.messages import PropletMetadata
@@ -41,8 +42,25 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a proplet offers beyond running guests one by one.
+
+    `folders` are directories that every guest sees; `call_workers` run the calls of latent tasks at once;
+    every `metrics_s` seconds the host is measured, 0 for never.
+    """
+
+    folders: tuple[Folder, ...] = ()
+    call_workers: int = 1
+    metrics_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PropletPorts:
-    """The world of a proplet."""
+    """The world of a proplet.
+
+    Without `invoker` the calls of latent tasks run on `runtime`, in turn with the rest; without `gauges`
+    nothing is measured.
+    """
 
     bus: Bus
     http: Http
@@ -53,3 +71,5 @@ class PropletPorts:
     random: Random
     offload: Offload
     log: Log
+    invoker: Runtime | None = None
+    gauges: Gauges | None = None

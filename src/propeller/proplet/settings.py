@@ -1,12 +1,13 @@
 """What a proplet is told before it starts. Reads no files, no environment; `cli` and `roles` fill it in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput
-from propeller.ports import GuestLimits
+from propeller.ports import Folder, GuestLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,14 @@ class PropletSettings:
     description: str = ""
     location: str = ""
     tags: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What tasks may ask for, such as `zone: north`."""
+    folders: tuple[Folder, ...] = ()
+    """Directories of this device that every guest may see."""
+    call_workers: int = 1
+    """Calls of latent tasks that run at once, each in a process of its own."""
+    metrics_s: float = limits.PROPLET_METRICS_S
+    """How often host metrics go to the manager (seconds); 0: never, and no guest is measured either."""
     limits: GuestLimits = field(default_factory=GuestLimits)
     """What a task gets that asks for nothing."""
     end_with_parent: bool = False
@@ -60,5 +69,9 @@ class PropletSettings:
         check_id(self.id, "proplet id")
         if self.slots < 1:
             raise BadInput(f"slots is {self.slots}; a proplet needs at least 1")
+        if self.call_workers < 1:
+            raise BadInput(f"call_workers is {self.call_workers}; a proplet needs at least 1")
+        if self.metrics_s < 0:
+            raise BadInput(f"metrics_s is {self.metrics_s}; it must be positive, or 0 for never")
         if self.heartbeat_s <= 0:
             raise BadInput(f"heartbeat_s is {self.heartbeat_s}; it must be positive")

@@ -14,24 +14,40 @@ from propeller.core.ids import new_id
 from propeller.errors import EnvironmentError_, PropellerError
 from propeller.ports import BusSession, GuestLimits, Message
 from propeller.proplet import events as e
+from propeller.proplet.account import Account
 from propeller.proplet.agent import Agent
 from propeller.proplet.counters import Counters
 from propeller.proplet.data import LocalData
+from propeller.proplet.functions import Functions
 from propeller.proplet.inbound import read
-from propeller.proplet.job import Fetched, Supply, env_of
-from propeller.proplet.place import Identity, PropletPorts
-from propeller.proplet.records import Held, Outcome, show
+from propeller.proplet.job import Fetched, Supply
+from propeller.proplet.monitor import Monitor
+from propeller.proplet.observe import Observer
+from propeller.proplet.place import Identity, Offer, PropletPorts
+from propeller.proplet.records import Held, Outcome
 from propeller.proplet.services import Services
 from propeller.proplet.update import Courier, Verdicts
 from propeller.proplet.work import Bench, deliver_update, run_guest
 from propeller.wire import codec
-from propeller.wire.messages import Alive, AttemptEvent, AttemptKey, Create, Start, Verdict
+from propeller.wire.messages import (
+    Alive,
+    AttemptEvent,
+    AttemptKey,
+    Create,
+    HostMetrics,
+    Invoke,
+    LogChunk,
+    TaskMetrics,
+    Verdict,
+)
 from propeller.wire.topics import FromProplet
 
 INBOX_MAX = 1024
 """Events that may wait; beyond it the bus is made to wait."""
 OUTBOX_MAX = 512
 """Messages that wait for the bus; beyond it the oldest is dropped, and said again when it is due."""
+OUTBOX_LOGS_MAX = 64
+"""With more waiting than this, logs and measurements are left out."""
 FAREWELL_S = 2.0
 """The last message of a proplet that stops may take this long."""
 
@@ -47,20 +63,31 @@ class Proplet:
         services: Services,
         data: LocalData | None = None,
         guest_limits: GuestLimits | None = None,
+        offer: Offer | None = None,
     ) -> None:
         self.counters = Counters()
+        self._account = Account(ports.log, self.counters)
         self._me = identity
         self._ports = ports
         self._boot = new_id(ports.random)
         self._agent = Agent(identity.id, slots=identity.slots, heartbeat_s=identity.heartbeat_s)
         self._verdicts = Verdicts()
-        self._bench = self._build_bench(services, data, guest_limits or GuestLimits())
+        offer = offer or Offer()
+        self._monitor = self._build_monitor(offer)
+        self._functions = Functions(
+            identity.id,
+            ports.invoker or ports.runtime,
+            workers=offer.call_workers,
+            answer=lambda result: self._publish(FromProplet.INVOKE_RESULTS, codec.encode(result)),
+        )
+        self._bench = self._build_bench(services, data, guest_limits or GuestLimits(), offer)
         self._inbox: deque[e.Event] = deque()
         self._wake = asyncio.Event()
         self._outbox: deque[Message] = deque(maxlen=OUTBOX_MAX)
         self._outgoing = asyncio.Event()
         self._room = asyncio.Event()
-        self._tasks: dict[AttemptKey, asyncio.Task[e.UpdateMade | e.GuestEnded]] = {}
+        self._tasks: dict[AttemptKey, asyncio.Task[e.UpdateMade | e.Serving | e.GuestEnded]] = {}
+        self._calls: asyncio.TaskGroup | None = None
         self._polite = True
 
     @property
@@ -107,6 +134,9 @@ class Proplet:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ports.bus.run(session, self._on_message, self._on_connect))
             group.create_task(self._send())
+            if self._monitor is not None:
+                group.create_task(self._monitor.run())
+            self._calls = group
             try:
                 await self._decide(group)
             finally:
@@ -169,6 +199,10 @@ class Proplet:
         if isinstance(inbound, Verdict):
             self._verdicts.put(inbound)
             return
+        if isinstance(inbound, Invoke):
+            if self._calls is not None:
+                self._functions.invoke(inbound, self._calls.create_task)
+            return
         while len(self._inbox) >= INBOX_MAX:
             self._room.clear()
             await self._room.wait()
@@ -181,7 +215,7 @@ class Proplet:
     # --- out -------------------------------------------------------------------------------------------
 
     async def _handle(self, event: e.Event, group: asyncio.TaskGroup) -> None:
-        self._note(event)
+        self._account.note(event, self._agent)
         commands = self._agent.handle(event, self._ports.clock.now().mono_s)
         for command in commands:
             if isinstance(command, e.SaveHeld):
@@ -245,6 +279,18 @@ class Proplet:
         self._outbox.append(message)
         self._outgoing.set()
 
+    def _logged(self, chunk: LogChunk) -> bool:
+        """Send a piece of a log, unless the bus is behind: nothing that matters may wait for it."""
+        if len(self._outbox) >= OUTBOX_LOGS_MAX:
+            return False
+        self._publish(FromProplet.LOGS, codec.encode(chunk))
+        return True
+
+    def _measured(self, found: HostMetrics | TaskMetrics) -> None:
+        if len(self._outbox) < OUTBOX_LOGS_MAX:
+            kind = FromProplet.METRICS if isinstance(found, HostMetrics) else FromProplet.TASK_METRICS
+            self._publish(kind, codec.encode(found))
+
     def _offline(self) -> Message:
         alive = Alive(proplet_id=self._me.id, status="offline", namespace=self._me.namespace, boot=self._boot)
         return Message(self._me.topics.from_proplet(FromProplet.ALIVE, self._me.id), codec.encode(alive))
@@ -270,7 +316,7 @@ class Proplet:
     def _begin(
         self,
         key: AttemptKey,
-        work: Coroutine[None, None, e.UpdateMade | e.GuestEnded],
+        work: Coroutine[None, None, e.UpdateMade | e.Serving | e.GuestEnded],
         group: asyncio.TaskGroup,
     ) -> None:
         task = group.create_task(work)
@@ -278,7 +324,7 @@ class Proplet:
         # A callback, because a task that is killed before its first step runs none of its own code.
         task.add_done_callback(lambda done: self._over(key, done))
 
-    def _over(self, key: AttemptKey, task: "asyncio.Task[e.UpdateMade | e.GuestEnded]") -> None:
+    def _over(self, key: AttemptKey, task: "asyncio.Task[e.UpdateMade | e.Serving | e.GuestEnded]") -> None:
         del self._tasks[key]
         if task.cancelled():
             self._put(e.GuestEnded(key, Outcome(error="killed", failure="stopped")))
@@ -290,8 +336,23 @@ class Proplet:
         task = self._tasks.get(key)
         if task is not None:
             task.cancel()
+        self._functions.withdraw(key)
 
-    def _build_bench(self, services: Services, data: LocalData | None, guest_limits: GuestLimits) -> Bench:
+    def _build_monitor(self, offer: Offer) -> Monitor | None:
+        if self._ports.gauges is None:
+            return None
+        return Monitor(
+            self._me.id,
+            self._me.namespace,
+            self._ports.gauges,
+            interval_s=offer.metrics_s,
+            clock=self._ports.clock,
+            send=self._measured,
+        )
+
+    def _build_bench(
+        self, services: Services, data: LocalData | None, guest_limits: GuestLimits, offer: Offer
+    ) -> Bench:
         ports, me = self._ports, self._me
         supply = Supply(
             proplet_id=me.id,
@@ -301,6 +362,7 @@ class Proplet:
             data=data,
             limits=guest_limits,
             offload=ports.offload,
+            folders=offer.folders,
         )
         courier = Courier(
             proplet_id=me.id,
@@ -317,48 +379,16 @@ class Proplet:
             clock=ports.clock,
             random=ports.random,
             offload=ports.offload,
+            functions=self._functions,
+            observe=Observer(clock=ports.clock, send=self._logged, monitor=self._monitor).watching,
             fetched=self._fetched,
             failed=self._defect,
         )
 
     # --- accounts --------------------------------------------------------------------------------------
 
-    def _note(self, event: e.Event) -> None:
-        """Count and log what matters about an event."""
-        log, counters = self._ports.log, self.counters
-        match event:
-            case e.Welcomed() if not self._agent.welcomed:
-                log.info("welcomed by the manager", heartbeat_s=event.heartbeat_s)
-            case e.StartReceived(key, start):
-                log.info("start received", task=show(key), **_about(key, start))
-            case e.GuestStarted(key):
-                counters.started += 1
-                log.info("guest started", task=show(key), **self._about(key))
-            case e.UpdateMade(key, update):
-                log.info("update made", task=show(key), update_bytes=len(update), **self._about(key))
-            case e.GuestEnded(key, outcome) if outcome.failure:
-                counters.failed += 1
-                log.warning(
-                    "attempt failed",
-                    task=show(key),
-                    failure=outcome.failure,
-                    reason=outcome.error,
-                    **self._about(key),
-                )
-            case e.GuestEnded(key):
-                counters.completed += 1
-                log.info("attempt completed", task=show(key), **self._about(key))
-
-    def _about(self, key: AttemptKey) -> dict[str, str]:
-        return _about(key, self._agent.start_of(key))
-
     def _fetched(self, module: Fetched) -> None:
         self.counters.fetched_bytes += module.bytes_fetched
 
     def _defect(self, attempt: str, error: Exception) -> None:
         self._ports.log.error("defect while working on an attempt", task=attempt, exc_info=error)
-
-
-def _about(key: AttemptKey, start: Start | None) -> dict[str, str]:
-    round_id = env_of(start).get("ROUND_ID") if start is not None else None
-    return {"task_id": key.task_id} | ({"round_id": round_id} if round_id else {})

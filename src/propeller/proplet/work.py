@@ -5,20 +5,22 @@ is how an attempt is killed, goes through.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from random import Random
 
 from propeller import limits
 from propeller.errors import Bug, CallerError, PropellerError
-from propeller.ports import Clock, GuestFailed, Runtime
-from propeller.proplet.events import GuestEnded, GuestStarted, UpdateMade
+from propeller.ports import Clock, GuestFailed, GuestJob, Runtime
+from propeller.proplet.events import GuestEnded, GuestStarted, Serving, UpdateMade
 from propeller.proplet.failure import AttemptFailed, of_failure, of_guest, usage_of
+from propeller.proplet.functions import Functions
 from propeller.proplet.job import Fetched, Supply, is_federated, limits_of, prepare
 from propeller.proplet.offload import Offload
 from propeller.proplet.records import Held, show
 from propeller.proplet.services import Patience
 from propeller.proplet.update import DELIVERY_LEAST_S, Courier, deliver, make_update
-from propeller.wire.messages import Start
+from propeller.wire.messages import AttemptKey, Start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,9 @@ class Bench:
     clock: Clock
     random: Random
     offload: Offload
+    functions: Functions
+    observe: Callable[[AttemptKey, Start, GuestJob], AbstractContextManager[GuestJob]]
+    """Makes a job that tells what its guest prints and where it runs, for as long as the context is open."""
     fetched: Callable[[Fetched], None]
     """Told of every module fetched, for the counters."""
     failed: Callable[[str, Exception], None]
@@ -39,7 +44,7 @@ class Bench:
 
 async def run_guest(
     held: Held, bench: Bench, started: Callable[[GuestStarted], None]
-) -> UpdateMade | GuestEnded:
+) -> UpdateMade | Serving | GuestEnded:
     """Prepare and run the attempt's guest; `started` is called when it begins."""
     try:
         return await _run(held, _start_of(held), bench, started)
@@ -65,13 +70,16 @@ async def deliver_update(held: Held, bench: Bench) -> GuestEnded:
 
 async def _run(
     held: Held, start: Start, bench: Bench, started: Callable[[GuestStarted], None]
-) -> UpdateMade | GuestEnded:
+) -> UpdateMade | Serving | GuestEnded:
     # The guest's own time counts from its start.
     patience = _patience(bench, min(limits.FETCH_S, limits_of(start, bench.supply.limits).wall_s))
     job, module = await prepare(start, bench.supply, patience)
     bench.fetched(module)
+    if start.latent:
+        return await _offer(held, job, bench, started)
     started(GuestStarted(held.key))
-    ended = await bench.runtime.run(job)
+    with bench.observe(held.key, start, job) as observed:
+        ended = await bench.runtime.run(observed)
     try:
         if isinstance(ended, GuestFailed) or not is_federated(start):
             return GuestEnded(held.key, of_guest(ended))
@@ -79,6 +87,17 @@ async def _run(
         return UpdateMade(held.key, update, usage_of(ended))
     except AttemptFailed as error:
         return GuestEnded(held.key, of_failure(error, stderr=ended.stderr, usage=usage_of(ended)))
+
+
+async def _offer(
+    held: Held, job: GuestJob, bench: Bench, started: Callable[[GuestStarted], None]
+) -> Serving | GuestEnded:
+    """Load a latent task's module; it runs from then on, without a guest until it is called."""
+    failed = await bench.functions.load(held.key, job)
+    if failed is not None:
+        return GuestEnded(held.key, of_guest(failed))
+    started(GuestStarted(held.key))
+    return Serving(held.key)
 
 
 def _patience(bench: Bench, wall_s: float) -> Patience:

@@ -34,6 +34,7 @@ class PropletMetadata(Wire, frozen=True):
     total_memory_bytes: float | None = None
     proplet_version: str | None = None
     wasm_runtime: str | None = None
+    labels: dict[str, str] | None = None
 
 
 class Create(Wire, frozen=True):
@@ -108,6 +109,97 @@ class LegacyResult(Wire, frozen=True):
     proplet_id: str | None = None
     results: msgspec.Raw = msgspec.Raw(b"null")
     error: str | None = None
+
+
+class InvokeResult(Wire, frozen=True):
+    """`invoke_results`: how one call of a latent task ended; `failure` is its typed kind (protocol 2)."""
+
+    task_id: str
+    invocation_id: str
+    proplet_id: str | None = None
+    results: str | None = None
+    error: str | None = None
+    failure: str = ""
+
+
+class LogChunk(AttemptKey, frozen=True):
+    """Directed `logs/{id}`: a piece of what an attempt's guest printed. Best effort: sent once.
+
+    `seq` counts the attempt's chunks from 0, so that a gap shows; `dropped_bytes` is how much the proplet
+    has left out so far. `last`: the attempt prints no more.
+    """
+
+    seq: NonNegative
+    stream: Literal["stdout", "stderr"] = "stdout"
+    text: str = ""
+    dropped_bytes: NonNegative = 0
+    last: bool = False
+
+
+class CpuMetrics(Wire, frozen=True):
+    """Of the proplet: processor seconds of its processes, and how busy the machine is (0 to 100)."""
+
+    user_seconds: float = 0.0
+    system_seconds: float = 0.0
+    percent: float = 0.0
+
+
+class MemoryMetrics(Wire, frozen=True):
+    """Of the proplet; a field that was not measured is 0 or left out."""
+
+    rss_bytes: NonNegative = 0
+    heap_alloc_bytes: NonNegative = 0
+    heap_sys_bytes: NonNegative = 0
+    heap_inuse_bytes: NonNegative = 0
+    container_usage_bytes: NonNegative | None = None
+    container_limit_bytes: NonNegative | None = None
+
+
+class HostMetrics(Wire, frozen=True, omit_defaults=False):
+    """`metrics`: the proplet and its machine at one moment; `timestamp` is RFC 3339."""
+
+    proplet_id: str
+    namespace: str = "default"
+    timestamp: str = ""
+    cpu_metrics: CpuMetrics = CpuMetrics()
+    memory_metrics: MemoryMetrics = MemoryMetrics()
+
+
+class GuestMetrics(Wire, frozen=True, omit_defaults=False):
+    """Of the process that an attempt's guest runs in."""
+
+    cpu_percent: float = 0.0
+    memory_bytes: NonNegative = 0
+    memory_percent: float = 0.0
+    disk_read_bytes: NonNegative = 0
+    disk_write_bytes: NonNegative = 0
+    uptime_seconds: NonNegative = 0
+    thread_count: NonNegative = 0
+    file_descriptor_count: NonNegative = 0
+
+
+class AggregatedMetrics(Wire, frozen=True, omit_defaults=False):
+    """Over all samples of the attempt so far."""
+
+    avg_cpu_usage: float = 0.0
+    max_cpu_usage: float = 0.0
+    avg_memory_usage: NonNegative = 0
+    max_memory_usage: NonNegative = 0
+    total_disk_read: NonNegative = 0
+    total_disk_write: NonNegative = 0
+    sample_count: NonNegative = 0
+
+
+class TaskMetrics(Wire, frozen=True, omit_defaults=False):
+    """`task_metrics`: one sample of a running attempt."""
+
+    task_id: str
+    proplet_id: str
+    metrics: GuestMetrics = GuestMetrics()
+    aggregated: AggregatedMetrics | None = None
+    timestamp: str = ""
+    run: NonNegative = 0
+    attempt: NonNegative = 0
 
 
 # --- manager → proplet -----------------------------------------------------------------------------------
@@ -187,6 +279,21 @@ class Stop(Struct, frozen=True, kw_only=True):
     run: int | msgspec.UnsetType = msgspec.UNSET
     attempt: int | msgspec.UnsetType = msgspec.UNSET
     reason: str = ""
+
+
+class Invoke(Struct, frozen=True, kw_only=True):
+    """Call a latent task. `run` and `attempt` (protocol 2) name the attempt that is to serve it."""
+
+    id: str
+    invocation_id: str
+    broadcast: bool = False
+    proplet_id: str | msgspec.UnsetType = msgspec.UNSET
+    inputs: list[str] | None = None
+    env: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+    run: int | msgspec.UnsetType = msgspec.UNSET
+    attempt: int | msgspec.UnsetType = msgspec.UNSET
+    timeout_s: float | msgspec.UnsetType = msgspec.UNSET
+    """How long the caller waits for the answer."""
 
 
 # --- federated rounds ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ class FromProplet(StrEnum):
     INVOKE_RESULTS = "invoke_results"
     METRICS = "metrics"
     TASK_METRICS = "task_metrics"
+    LOGS = "logs"
 
 
 class FromManager(StrEnum):

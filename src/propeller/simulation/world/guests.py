@@ -37,12 +37,17 @@ class VirtualRuntime:
         program = _PROGRAMS.get(job.module)
         if program is None:
             return GuestFailed(kind="invalid_module", message="no such guest in this world")
+        if job.load_only:
+            return GuestDone(stdout="", stderr="")
         try:
-            async with asyncio.timeout(job.limits.wall_s):
+            async with asyncio.timeout(None if job.endless else job.limits.wall_s):
                 await asyncio.sleep(self._random.uniform(0.0, self._slow_s_max))
                 return await program(job)
         except TimeoutError:
             return GuestFailed(kind="timeout", message=f"over {job.limits.wall_s:g} s")
+
+    def keep_warm(self, workers: int) -> None:
+        """See `ports.Runtime`; these workers are never cold."""
 
     async def close(self) -> None:
         """See `ports.Runtime`."""
