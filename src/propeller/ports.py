@@ -4,10 +4,10 @@ Every port has a real adapter and an in-memory twin that passes the same contrac
 as arguments, and only an `app.py` or `roles/` chooses adapters. Nothing here imports an adapter.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from propeller import limits
 from propeller.fl.versions import ModelVersion, Proposal
@@ -105,7 +105,54 @@ class Http(Protocol):
         ...
 
 
+class HttpStreams(Http, Protocol):
+    """An HTTP client that also carries bodies which do not belong in memory."""
+
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: AsyncIterator[bytes] | bytes = b"",
+        sink: Callable[[bytes], Awaitable[object]],
+        timeout_s: float = limits.HTTP_STREAM_S,
+        limit_bytes: int = limits.MODEL_FILE_BYTES_MAX,
+    ) -> Response:
+        """As `request`, piece by piece: the body of a 2xx answer goes to `sink`, and is not in the answer.
+
+        With an iterator as `body`, `headers` should say `content-length`. What `sink` or `body` raise ends
+        the exchange and is raised.
+        """
+        ...
+
+
 # --- content ---------------------------------------------------------------------------------------------
+
+
+class BlobWriter(Protocol):
+    """A blob in the making, for content that arrives in pieces; left without `commit`, it is gone."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        ...
+
+    async def write(self, chunk: bytes) -> None:
+        """Append. Raises `TooLarge` over the writer's limit, `StorageFull` without room."""
+        ...
+
+    async def commit(self, expected: str | None = None) -> str:
+        """Store durably and return the digest; `Conflict` (`digest_mismatch`) unless it is `expected`."""
+        ...
+
+    async def abort(self) -> None:
+        """Forget what was written; harmless after either end."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 class Blobs(Protocol):
@@ -125,6 +172,22 @@ class Blobs(Protocol):
 
     async def delete(self, digest: str) -> None:
         """Forget it; absent is fine."""
+        ...
+
+
+class BlobFiles(Blobs, Protocol):
+    """Content that may be too large for memory: written in pieces, read where it lies."""
+
+    def open_writer(self, limit_bytes: int = limits.HTTP_BODY_BYTES_MAX) -> BlobWriter:
+        """A writer for content that arrives in pieces, in memory one piece at a time."""
+        ...
+
+    async def mapped(self, digest: str) -> memoryview:
+        """The content as it lies there: read where it is touched, and not verified. Raises `NotFound`."""
+        ...
+
+    def file_of(self, digest: str) -> Path | None:
+        """The file that holds it, if files do: for other roles on the same disk."""
         ...
 
 
@@ -167,6 +230,27 @@ class ModelStore(Protocol):
         """
         ...
 
+    def open_writer(self) -> BlobWriter:
+        """A writer for content or state that arrives in pieces; what it commits, `adopt` takes."""
+        ...
+
+    async def file(self, digest: str) -> memoryview:
+        """What a writer committed, as it lies there."""
+        ...
+
+    async def adopt(
+        self, proposal: Proposal, content: str, *, state: str | None = None, created_at_s: float
+    ) -> tuple[ModelVersion, bool]:
+        """As `add`, of content and state that writers committed: their digests.
+
+        A version that is refused leaves its files behind, which nothing refers to.
+        """
+        ...
+
+    async def mapped(self, name: str, version: int) -> memoryview:
+        """Its safetensors bytes where they lie, not verified; raises `NotFound`, `StorageBroken`."""
+        ...
+
     async def find(self, name: str, version: int) -> ModelVersion | None:
         """The version, or None."""
         ...
@@ -177,6 +261,10 @@ class ModelStore(Protocol):
 
     async def state(self, name: str, version: int) -> bytes:
         """The strategy's state that was stored with it, empty if none was; raises `StorageBroken`."""
+        ...
+
+    async def state_mapped(self, name: str, version: int) -> memoryview:
+        """The same, where it lies."""
         ...
 
     async def versions(self, name: str) -> tuple[int, ...]:

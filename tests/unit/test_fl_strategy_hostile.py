@@ -1,9 +1,9 @@
 """Hostile participants against robust strategies: real data, real training, an honest control.
 
-Softmax regression over ten clients, two of whom collude: one crowd sends its update with the sign flipped and
-ten times as long, the other a hundred times as long. Means over five splits. What the margins hide: Krum keeps
-the model of one client and its 140 digits, which costs it 2.3 points without any attack; and with three of ten
-colluding, the most that f < n/3 allows, all of them lie about two points below the clean accuracy, some under.
+Softmax regression over ten clients, two of whom collude: one crowd sends its update with the sign flipped
+and ten times as long, the other a hundred times as long. Means over five splits. What the margins hide: Krum
+keeps the model of one client and its 140 digits, which costs it 2.3 points without any attack; and with three
+of ten colluding, the most that f < n/3 allows, all lie about two points below the clean accuracy, some more.
 """
 
 import numpy as np

@@ -4,7 +4,7 @@ It must not know whom it asks or what for. Retrying is the caller's decision.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -15,6 +15,8 @@ from propeller.ports import Response
 
 CONNECTIONS_MAX = 100
 """Open connections of one pool; a request over that waits, within its own timeout."""
+_PIECE_BYTES = 1024 * 1024
+"""What a streamed body is handed on in, at most."""
 KEEPALIVE_S = limits.HTTP_KEEPALIVE_S / 2
 """Shorter than the servers' own, so that a request never meets a connection that is just being closed."""
 
@@ -58,6 +60,39 @@ class AiohttpHttp:
         except ValueError as error:
             raise BadInput(f"{method} {shown(url)}: {error}") from error
 
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: AsyncIterator[bytes] | bytes = b"",
+        sink: Callable[[bytes], Awaitable[object]],
+        timeout_s: float = limits.HTTP_STREAM_S,
+        limit_bytes: int = limits.MODEL_FILE_BYTES_MAX,
+    ) -> Response:
+        """See `ports.HttpStreams`."""
+        check_url(url)
+        try:
+            async with self._open().request(
+                method,
+                url,
+                headers=headers,
+                data=_payload(body) if isinstance(body, bytes) else body,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                allow_redirects=False,
+                read_bufsize=_PIECE_BYTES,
+            ) as answer:
+                if 200 <= answer.status < 300:  # noqa: PLR2004 - the class of HTTP status
+                    await _pour(answer, url, sink, limit_bytes)
+                    return Response(answer.status, _headers(answer), b"")
+                content = await _read(answer, url, limits.HTTP_BODY_BYTES_MAX)
+                return Response(answer.status, _headers(answer), content)
+        except TimeoutError as error:
+            raise PeerUnavailable(f"{method} {shown(url)}: not done within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise PeerUnavailable(f"{method} {shown(url)}: {error or type(error).__name__}") from error
+
     async def close(self) -> None:
         """Close every connection; later requests raise `PeerUnavailable`."""
         self._closed = True
@@ -99,6 +134,19 @@ def shown(url: str) -> str:
 def _payload(body: bytes) -> bytes | io.BytesIO | None:
     """The body as aiohttp wants it: a large one as a file, which it sends in pieces."""
     return io.BytesIO(body) if len(body) > limits.HTTP_JSON_OFFLOAD_BYTES else body or None
+
+
+async def _pour(
+    answer: aiohttp.ClientResponse, url: str, sink: Callable[[bytes], Awaitable[object]], limit_bytes: int
+) -> None:
+    """The whole body into `sink`, in pieces large enough that their number costs nothing."""
+    size = 0
+    async for chunk in answer.content.iter_chunked(_PIECE_BYTES):
+        size += len(chunk)
+        if size > limit_bytes:
+            answer.close()
+            raise TooLarge(f"the answer of {shown(url)} is over {limit_bytes} bytes")
+        await sink(chunk)
 
 
 async def _read(answer: aiohttp.ClientResponse, url: str, limit_bytes: int) -> bytes:

@@ -6,7 +6,7 @@ when its server is taken away. It must not know what the applications do.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 from urllib.parse import unquote, urlsplit
@@ -51,6 +51,27 @@ class MemoryHttp:
         self._apps.pop(_origin(origin), None)
         for task in self._running.pop(_origin(origin), set()):
             task.cancel()
+
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: AsyncIterator[bytes] | bytes = b"",
+        sink: Callable[[bytes], Awaitable[object]],
+        timeout_s: float = limits.HTTP_STREAM_S,
+        limit_bytes: int = limits.MODEL_FILE_BYTES_MAX,
+    ) -> Response:
+        """See `ports.HttpStreams`; here everything is in memory anyway."""
+        whole = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
+        answer = await self.request(
+            method, url, headers=headers, body=whole, timeout_s=timeout_s, limit_bytes=limit_bytes
+        )
+        if not 200 <= answer.status < 300:  # noqa: PLR2004 - the class of HTTP status
+            return answer
+        await sink(answer.body)
+        return Response(answer.status, answer.headers, b"")
 
     async def request(
         self,
@@ -117,6 +138,7 @@ class _Exchange:
         self._status = 500
         self._headers: dict[str, str] = {}
         self._content = bytearray()
+        self._answered = asyncio.Event()
 
     async def run(self, app: ASGIApp) -> Response:
         """The application's answer; an application that raises answers 500, as behind a real server."""
@@ -131,7 +153,7 @@ class _Exchange:
     async def _receive(self) -> dict[str, Any]:
         if self._unread:
             return {"type": "http.request", "body": self._unread.pop(), "more_body": False}
-        await asyncio.Event().wait()  # the caller stays to the end
+        await self._answered.wait()  # the caller stays to the end; a server too says so only then
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Mapping[str, Any]) -> None:
@@ -141,6 +163,8 @@ class _Exchange:
                 self._keep(name.decode("latin-1").lower(), value.decode("latin-1"))
         elif message["type"] == "http.response.body":
             self._content += message.get("body", b"")
+            if not message.get("more_body", False):
+                self._answered.set()
 
     def _keep(self, name: str, value: str) -> None:
         before = self._headers.get(name)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from propeller import limits
 from propeller.errors import (
@@ -27,37 +28,13 @@ from propeller.errors import (
     StorageFull,
     TooLarge,
 )
+from propeller.ports import BlobWriter
 
 CHUNK_BYTES = 1024 * 1024
 """How much of a file is read at once."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class BlobWriter(Protocol):
-    """A blob in the making, for content that arrives in pieces; left without `commit`, it is gone."""
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        ...
-
-    async def write(self, chunk: bytes) -> None:
-        """Append. Raises `TooLarge` over the writer's limit, `StorageFull` without room."""
-        ...
-
-    async def commit(self, expected: str | None = None) -> str:
-        """Store durably and return the digest; `Conflict` (`digest_mismatch`) unless it is `expected`."""
-        ...
-
-    async def abort(self) -> None:
-        """Forget what was written; harmless after either end."""
-        ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *_: object) -> None: ...
 
 
 def check_digest(digest: str) -> str:
@@ -120,6 +97,21 @@ class FileBlobs:
         finally:
             file.close()
         _check_read(sha.hexdigest(), digest)
+
+    async def mapped(self, digest: str) -> memoryview:
+        """The content as it lies there: read where it is touched, and not verified. Raises `NotFound`."""
+        return await asyncio.to_thread(self._mapped, digest)
+
+    def file_of(self, digest: str) -> Path | None:
+        """Where it lies."""
+        return self.path(digest)
+
+    def _mapped(self, digest: str) -> memoryview:
+        with _named(digest), self.path(digest).open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return memoryview(b"")
+            # The mapping outlives the descriptor, and goes with the last view of it.
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     async def digests(self) -> list[str]:
         """Everything stored, in order; for sweeping what nothing refers to."""

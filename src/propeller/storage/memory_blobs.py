@@ -6,7 +6,8 @@ from typing import Self
 
 from propeller import limits
 from propeller.errors import NotFound
-from propeller.storage.blobs import CHUNK_BYTES, BlobWriter, check_digest, check_expected, check_writable
+from propeller.ports import BlobWriter
+from propeller.storage.blobs import CHUNK_BYTES, check_digest, check_expected, check_writable
 
 
 class MemoryBlobs:
@@ -45,6 +46,14 @@ class MemoryBlobs:
         content = await self.get(digest)
         for start in range(0, len(content), chunk_bytes):
             yield content[start : start + chunk_bytes]
+
+    async def mapped(self, digest: str) -> memoryview:
+        """The content; raises `NotFound`."""
+        return memoryview(await self.get(digest))
+
+    def file_of(self, digest: str) -> None:
+        """No file holds it."""
+        del digest
 
     async def digests(self) -> list[str]:
         """Everything stored, in order."""

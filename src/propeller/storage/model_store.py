@@ -15,7 +15,8 @@ import msgspec
 from propeller import limits
 from propeller.errors import NotFound, StorageBroken
 from propeller.fl.versions import ModelVersion, Proposal, place
-from propeller.ports import Blobs
+from propeller.ports import BlobFiles, BlobWriter
+from propeller.storage.memory_blobs import MemoryBlobs
 from propeller.storage.queries import Queries
 from propeller.storage.sqlite import Database
 from propeller.wire import codec
@@ -31,7 +32,7 @@ _Held = tuple[bytes, str | None]
 class SqliteModelStore:
     """`ports.ModelStore` over an open `Database` of `ROLE` and a blob store of its own; closes neither."""
 
-    def __init__(self, database: Database, blobs: Blobs) -> None:
+    def __init__(self, database: Database, blobs: BlobFiles) -> None:
         self._database = database
         self._blobs = blobs
 
@@ -46,6 +47,45 @@ class SqliteModelStore:
                 return placed, False
         held, held_state = await self._held(content), await self._held(state)
         return await self._database.write(partial(_add, proposal, created_at_s, held, held_state))
+
+    def open_writer(self) -> BlobWriter:
+        """See `ports.ModelStore`."""
+        return self._blobs.open_writer(limits.MODEL_FILE_BYTES_MAX)
+
+    async def file(self, digest: str) -> memoryview:
+        """See `ports.ModelStore`."""
+        return await self._blobs.mapped(digest)
+
+    async def adopt(
+        self, proposal: Proposal, content: str, *, state: str | None = None, created_at_s: float
+    ) -> tuple[ModelVersion, bool]:
+        """See `ports.ModelStore`."""
+        held = {"content": None, "blob": content, "content_bytes": len(await self.file(content))}
+        held_state: dict[str, Any] = {"content_bytes": 0}
+        if state is not None:
+            held_state = {"content": None, "blob": state, "content_bytes": len(await self.file(state))}
+        return await self._database.write(partial(_add, proposal, created_at_s, held, held_state))
+
+    async def mapped(self, name: str, version: int) -> memoryview:
+        """See `ports.ModelStore`."""
+        row = await self._database.read(partial(_content, name, version))
+        if row is None:
+            raise unknown(name, version)
+        return await self._mapped(row, name, version)
+
+    async def state_mapped(self, name: str, version: int) -> memoryview:
+        """See `ports.ModelStore`."""
+        row = await self._database.read(partial(_state, name, version))
+        return memoryview(b"") if row is None else await self._mapped(row, name, version)
+
+    async def _mapped(self, row: _Held, name: str, version: int) -> memoryview:
+        content, blob = row
+        if blob is None:
+            return memoryview(content)
+        try:
+            return await self._blobs.mapped(blob)
+        except NotFound as error:
+            raise _lost(name, version, blob) from error
 
     async def _held(self, content: bytes) -> dict[str, Any]:
         """How a row holds `content`: itself if it is small, else by the digest of its file."""
@@ -76,9 +116,7 @@ class SqliteModelStore:
         try:
             return await self._blobs.get(blob)
         except NotFound as error:
-            raise StorageBroken(
-                f"version {version} of model {name!r} has lost its file {blob}; restore the registry's files"
-            ) from error
+            raise _lost(name, version, blob) from error
 
     async def versions(self, name: str) -> tuple[int, ...]:
         """See `ports.ModelStore`."""
@@ -199,6 +237,7 @@ class MemoryModelStore:
     def __init__(self) -> None:
         self._stored: dict[tuple[str, int], tuple[ModelVersion, bytes]] = {}
         self._states: dict[tuple[str, int], bytes] = {}
+        self._blobs = MemoryBlobs()
 
     async def add(
         self, proposal: Proposal, content: bytes, *, state: bytes = b"", created_at_s: float
@@ -221,6 +260,30 @@ class MemoryModelStore:
         self._stored[name, found] = (stored, bytes(content))
         self._states[name, found] = bytes(state)
         return stored, True
+
+    def open_writer(self) -> BlobWriter:
+        """See `ports.ModelStore`."""
+        return self._blobs.open_writer(limits.MODEL_FILE_BYTES_MAX)
+
+    async def file(self, digest: str) -> memoryview:
+        """See `ports.ModelStore`."""
+        return await self._blobs.mapped(digest)
+
+    async def adopt(
+        self, proposal: Proposal, content: str, *, state: str | None = None, created_at_s: float
+    ) -> tuple[ModelVersion, bool]:
+        """See `ports.ModelStore`."""
+        held = b"" if state is None else await self._blobs.get(state)
+        whole = await self._blobs.get(content)
+        return await self.add(proposal, whole, state=held, created_at_s=created_at_s)
+
+    async def mapped(self, name: str, version: int) -> memoryview:
+        """See `ports.ModelStore`."""
+        return memoryview(await self.content(name, version))
+
+    async def state_mapped(self, name: str, version: int) -> memoryview:
+        """See `ports.ModelStore`."""
+        return memoryview(await self.state(name, version))
 
     async def find(self, name: str, version: int) -> ModelVersion | None:
         """See `ports.ModelStore`."""
@@ -248,6 +311,12 @@ class MemoryModelStore:
 
     def _first(self, wanted: Callable[[ModelVersion], bool]) -> ModelVersion | None:
         return next((version for version, _ in self._stored.values() if wanted(version)), None)
+
+
+def _lost(name: str, version: int, blob: str) -> StorageBroken:
+    return StorageBroken(
+        f"version {version} of model {name!r} has lost its file {blob}; restore the registry's files"
+    )
 
 
 def unknown(name: str, version: int) -> NotFound:

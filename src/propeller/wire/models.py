@@ -1,8 +1,15 @@
 """HTTP bodies between the coordinator, the aggregator and the model registry."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
+
+SAFETENSORS: Final = "application/vnd.safetensors"
+"""A model, an update or a state as a safetensors file."""
+MODEL_FILES: Final = "application/vnd.propeller.model"
+"""`POST /models`: one line of JSON (`StoreFiles`), then the model's safetensors file, then the state's."""
+BY_REFERENCE: Final = "application/vnd.propeller.aggregate+json"
+"""`POST /aggregate`: `AggregateFiles`. The answer is the model's safetensors file, then the state's."""
 
 
 class StrategyUsed(Struct, frozen=True, kw_only=True):
@@ -28,6 +35,48 @@ class StoreModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The strategy's own tensors for the next round; empty if it keeps none."""
 
 
+class StoreFiles(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The line before the files of `POST /models`, or the query beside a lone safetensors file."""
+
+    name: str = "global_model"
+    model_bytes: int = 0
+    state_bytes: int = 0
+    version: int | None = None
+    parent: int | None = None
+    round_id: str | None = None
+    strategy: StrategyUsed | None = None
+    participants: list[str] = []
+    metrics: dict[str, float] = {}
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """Where a safetensors file lies: `url` is http(s), or file: on a disk that both sides see."""
+
+    url: str
+    bytes: int
+    sha256: str = ""
+    """SHA-256 of the file; one that is fetched must have it, if it is given."""
+    format: Literal["safetensors"] = "safetensors"
+
+
+class UpdateSource(Source, frozen=True, kw_only=True):
+    """One update by reference."""
+
+    participant: str
+    samples: int
+    staleness: int = 0
+
+
+class AggregateFiles(Struct, frozen=True, kw_only=True):
+    """`POST /aggregate` by reference. `base` and `state` only where the strategy reads them."""
+
+    updates: list[UpdateSource]
+    strategy: str = ""
+    options: dict[str, Any] = {}
+    base: Source | None = None
+    state: Source | None = None
+
+
 class ModelStored(Struct, frozen=True, kw_only=True):
     """Its answer. `sha256` is the content hash of the tensors; an older registry does not say it."""
 
@@ -39,6 +88,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     """What the coordinator wants of `GET /models/{name}/versions/{version}/info`."""
 
     strategy: StrategyUsed | None = None
+    sha256: str = ""
+    bytes: int = 0
 
 
 class UpdateToFold(Struct, frozen=True, kw_only=True):

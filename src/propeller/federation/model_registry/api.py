@@ -5,20 +5,23 @@ from typing import Any
 
 from litestar import HttpMethod, Response, get, post, route
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
+from propeller import limits
 from propeller.core.ids import check_id
-from propeller.errors import BadInput, NotFound
+from propeller.errors import BadInput, NotFound, Unsupported
 from propeller.federation.model_registry.content import info, propose, render
+from propeller.federation.model_registry.files import Pieces, store_files
 from propeller.federation.model_registry.rendered import Rendered
 from propeller.federation.offload import Offload
 from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, check_version
 from propeller.http.answers import AnyRequest
-from propeller.http.large import json_answer
-from propeller.http.server import json_bytes
+from propeller.http.large import file_answer, json_answer
+from propeller.http.server import json_bytes, media_type
 from propeller.ports import Clock, ModelStore
 from propeller.telemetry.logs import logger
+from propeller.wire.models import MODEL_FILES, SAFETENSORS, StoreFiles
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _READ = [HttpMethod.GET, HttpMethod.HEAD]
@@ -31,22 +34,44 @@ def routes(store: ModelStore, clock: Clock, offload: Offload) -> list[HTTPRouteH
 
 
 def _post_model(store: ModelStore, clock: Clock, offload: Offload) -> HTTPRouteHandler:
-    @post("/models", status_code=201, summary="Store a model version")
-    async def store_model(request: AnyRequest) -> Response[dict[str, Any]]:
-        """Under the number given, or else the next; the same round or number again is the same version."""
+    @post(
+        "/models",
+        status_code=201,
+        summary="Store a model version",
+        request_max_body_size=limits.MODEL_FILE_BYTES_MAX,
+    )
+    async def store_model(
+        request: AnyRequest,
+        name: FromQuery[str] = GLOBAL_MODEL,
+        version: FromQuery[int | None] = None,
+        parent: FromQuery[int | None] = None,
+    ) -> Response[dict[str, Any]]:
+        """Under the number given, or else the next; the same round or number again is the same version.
+
+        A body of type `application/vnd.safetensors` is the model itself; the query then says its name,
+        version and parent.
+        """
+        kind = media_type(request)
+        if kind in {SAFETENSORS, MODEL_FILES}:
+            head = StoreFiles(name=name, version=version, parent=parent) if kind == SAFETENSORS else None
+            return _answer(*await store_files(Pieces(request.stream()), head, store, clock, offload))
         proposal, content, state = await offload(propose, await json_bytes(request, "the model version"))
         stored, new = await store.add(proposal, content, state=state, created_at_s=clock.now().wall_s)
-        if new:
-            _tell(stored)
-        answer = {
-            "version": stored.version,
-            "status": "stored",
-            "name": stored.name,
-            "sha256": stored.sha256,
-        }
-        return Response(answer if new else {**answer, "duplicate": True}, headers=_headers(stored))
+        return _answer(stored, new)
 
     return store_model
+
+
+def _answer(stored: ModelVersion, new: bool) -> Response[dict[str, Any]]:  # noqa: FBT001 - as `add` answers
+    if new:
+        _tell(stored)
+    answer = {
+        "version": stored.version,
+        "status": "stored",
+        "name": stored.name,
+        "sha256": stored.sha256,
+    }
+    return Response(answer if new else {**answer, "duplicate": True}, headers=_headers(stored))
 
 
 def _listings(store: ModelStore) -> list[HTTPRouteHandler]:
@@ -67,8 +92,15 @@ def _listings(store: ModelStore) -> list[HTTPRouteHandler]:
 def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[HTTPRouteHandler]:
     async def show(request: AnyRequest, name: str, version: str) -> Response[bytes] | Stream:
         found = await _find(store, name, version)
-        if _unchanged(request, found):
+        if SAFETENSORS in request.headers.get("accept", ""):
+            return await _file(request, found, await store.mapped(found.name, found.version))
+        if _unchanged(request, _tag(found)):
             return Response(b"", status_code=304, headers=_headers(found))
+        if found.content_bytes > limits.HTTP_BODY_BYTES_MAX:
+            raise Unsupported(
+                f"version {found.version} of model {found.name!r} is {found.content_bytes} bytes, too large "
+                f"for JSON; ask for it with Accept: {SAFETENSORS}"
+            )
         return json_answer(await rendered.json(found), headers=_headers(found))
 
     @route("/models/{version:str}", http_method=_READ, summary="A version of global_model, bare")
@@ -87,9 +119,14 @@ def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[H
         return Response(info(found), headers=_headers(found))
 
     @get("/models/{name:str}/versions/{version:str}/state", summary="What its strategy keeps")
-    async def show_state(name: FromPath[str], version: FromPath[str]) -> Response[bytes] | Stream:
-        """The tensors that the strategy wants back for the next round; `{}` if it keeps none."""
+    async def show_state(
+        request: AnyRequest, name: FromPath[str], version: FromPath[str]
+    ) -> Response[bytes] | Stream:
+        """The tensors that the strategy wants back for the next round; `{}` or no bytes if it keeps none."""
         found = await _find(store, name, version)
+        if SAFETENSORS in request.headers.get("accept", ""):
+            state = await store.state_mapped(found.name, found.version)
+            return file_answer(state, SAFETENSORS, wanted=request.headers.get("range", ""))
         return json_answer(await offload(render, await store.state(found.name, found.version)))
 
     return [show_global, show_named, show_info, show_state]
@@ -109,14 +146,27 @@ async def _find(store: ModelStore, name: str, version: str) -> ModelVersion:
     return found
 
 
+async def _file(request: AnyRequest, found: ModelVersion, content: memoryview) -> Response[bytes] | Stream:
+    """The version as a safetensors file, or the range of it that is asked for."""
+    tag = f'"{found.sha256}.safetensors"'
+    headers = {"ETag": tag, "Vary": "Accept"}
+    if _unchanged(request, tag):
+        return Response(b"", status_code=304, headers=headers)
+    return file_answer(content, SAFETENSORS, wanted=request.headers.get("range", ""), headers=headers)
+
+
+def _tag(version: ModelVersion) -> str:
+    return f'"{version.sha256}"'
+
+
 def _headers(version: ModelVersion) -> dict[str, str]:
-    return {"ETag": f'"{version.sha256}"'}
+    return {"ETag": _tag(version), "Vary": "Accept"}
 
 
-def _unchanged(request: AnyRequest, version: ModelVersion) -> bool:
+def _unchanged(request: AnyRequest, tag: str) -> bool:
     """Whether `If-None-Match` names this content (RFC 9110, 13.1.2: weak comparison)."""
     wanted = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    return not wanted.isdisjoint({"*", f'"{version.sha256}"'})
+    return not wanted.isdisjoint({"*", tag})
 
 
 def _tell(stored: ModelVersion) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, StorageBroken, TooLarge
+from propeller.fl.tensor_files import view
 from propeller.fl.tensors import (
     Tensors,
     check_finite,
@@ -23,6 +24,7 @@ from propeller.fl.tensors import (
 )
 from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, Proposal
 from propeller.wire import codec
+from propeller.wire.models import StoreFiles
 
 
 class _Posted(msgspec.Struct, kw_only=True):
@@ -62,6 +64,29 @@ def propose(body: bytes) -> tuple[Proposal, bytes, bytes]:
         metrics=_metrics(posted.metrics),
     )
     return proposal, to_safetensors(tensors), to_safetensors(state) if state else b""
+
+
+def propose_files(head: StoreFiles, model: memoryview, state: memoryview) -> Proposal:
+    """The version that a `head` asks to store, its `model` and `state` being safetensors files as they lie.
+
+    Reads both once. Raises what `propose` raises.
+    """
+    tensors = view(model, "model")
+    if not tensors:
+        raise BadInput("model has no tensors; send at least one", code="bad_tensor")
+    check_finite(tensors, "model")
+    if state:
+        check_finite(view(state, "state"), "state")
+    return Proposal(
+        name=head.name or GLOBAL_MODEL,
+        sha256=content_hash(tensors),
+        version=head.version,
+        parent=head.parent,
+        round_id=head.round_id or None,
+        strategy_json=_strategy(None if head.strategy is None else msgspec.to_builtins(head.strategy)),
+        participants=_participants(head.participants),
+        metrics=_metrics(head.metrics),
+    )
 
 
 def initial(tensors: Tensors) -> tuple[Proposal, bytes]:
