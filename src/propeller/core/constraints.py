@@ -1,6 +1,6 @@
 """What a task asks of a proplet: conditions that must hold, and preferences between those left. Pure.
 
-An attribute is `labels.NAME` (given by operators), a fact that the proplet announced (`cpu_arch`, `os`,
+An attribute is `labels.NAME` (given by operators or announced), a fact that it announced (`cpu_arch`, `os`,
 `tags`, `total_memory_bytes`, `wasm_runtime`, `environment`, `location`, …), or its
 `id`, `name` or `namespace`.
 A condition on a fact that is not known does not hold, except `!=` and `not in`.
@@ -113,7 +113,7 @@ def _values(proplet: Facts, attribute: str) -> tuple[str, ...]:
     """What the proplet has under that attribute: nothing, one value, or the members of a list."""
     found: object
     if attribute.startswith(_LABELS):
-        found = proplet.labels.get(attribute.removeprefix(_LABELS))
+        found = _label(proplet, attribute.removeprefix(_LABELS))
     elif attribute in _OWN:
         found = getattr(proplet, attribute)
     else:
@@ -123,6 +123,13 @@ def _values(proplet: Facts, attribute: str) -> tuple[str, ...]:
     if isinstance(found, list | tuple):
         return tuple(str(item) for item in found)
     return (str(found),)
+
+
+def _label(proplet: Facts, name: str) -> object:
+    """An operator's label, else one that the proplet announced itself."""
+    announced = proplet.metadata.get("labels")
+    own = announced.get(name) if isinstance(announced, Mapping) else None
+    return proplet.labels.get(name, own)
 
 
 def _number(text: str) -> float | None:

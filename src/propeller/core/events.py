@@ -165,6 +165,8 @@ class SaveRun:
     run: Run
     round_id: str = ""
     """The training round that the run's task is part of, for the log."""
+    flow_id: str = ""
+    """The workflow or job that the run's task is part of, which is to be looked at."""
     results: bytes | None = None
     part: str = ""
     """The proplet whose part of a broadcast the results are; empty for the results of the whole run."""

@@ -69,6 +69,8 @@ class Seen:
     run: int = 0
     state: TaskState = TaskState.PENDING
     answers: Mapping[str, int] = field(default_factory=dict)
+    last: int = 0
+    """The highest run number ever given, if runs were deleted since."""
 
     @property
     def ended(self) -> bool:
@@ -198,7 +200,7 @@ class _Pass:
         if current:
             self._settled.add(task_id)
         elif self._may_go(parents):
-            self._go(task_id, Step(task_id=task_id, run=mine.run + 1, answers=said))
+            self._go(task_id, Step(task_id=task_id, run=max(mine.run, mine.last) + 1, answers=said))
 
     def _may_go(self, parents: Sequence[str]) -> bool:
         """Whether a task that is not settled is ours to start: a root of a workflow is its user's."""

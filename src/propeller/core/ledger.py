@@ -97,9 +97,11 @@ class Ledger:
 
     def save(self, run: Run, cause: str, results: bytes | None = None) -> None:
         """Keep the run and have it stored, with its results if it has just got some."""
-        round_id = self.tasks[run.task_id].round_id
+        task = self.tasks[run.task_id]
         self.keep(run)
-        self.out.append(e.SaveRun(run=run, round_id=round_id, results=results, cause=cause))
+        self.out.append(
+            e.SaveRun(run=run, round_id=task.round_id, flow_id=task.flow_id, results=results, cause=cause)
+        )
 
     def keep(self, run: Run) -> None:
         """Hold a live run, list it where it belongs and arm its timer; let an ended one go."""

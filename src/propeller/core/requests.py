@@ -46,7 +46,7 @@ def skip(ledger: Ledger, event: e.SkipRequested, now: Now) -> None:
         answers=event.answers,
     )
     ended = run.to(RunState.SKIPPED, reason=event.reason, ended_at_s=now.wall_s)
-    ledger.out.append(e.SaveRun(run=ended, cause=event.cause))
+    ledger.out.append(e.SaveRun(run=ended, flow_id=event.task.flow_id, cause=event.cause))
 
 
 def stop(ledger: Ledger, event: e.StopRequested, now: Now) -> None:

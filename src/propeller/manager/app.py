@@ -12,13 +12,17 @@ from typing import Any
 
 from litestar import Litestar
 
+from propeller.core.events import SaveRun
 from propeller.errors import PropellerError
 from propeller.http.server import Offload, create_app
+from propeller.manager.api.flows import flow_routes
 from propeller.manager.api.proplets import proplet_routes
 from propeller.manager.api.rounds import round_routes
 from propeller.manager.api.tasks import task_routes
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
+from propeller.manager.cron import Cron
+from propeller.manager.flows import Flows
 from propeller.manager.intake import Intake
 from propeller.manager.listen import Listener
 from propeller.manager.outgoing import Outgoing
@@ -61,7 +65,12 @@ class Manager:
         metrics = metrics or RoleMetrics(ROLE)
         coordinator = CoordinatorClient(http, config.coordinator_url) if config.coordinator_url else None
         self.shell = Shell(
-            store=store, clock=clock, metrics=metrics, perform=self._perform, heartbeat_s=config.heartbeat_s
+            store=store,
+            clock=clock,
+            metrics=metrics,
+            perform=self._perform,
+            saved=self._saved,
+            heartbeat_s=config.heartbeat_s,
         )
         self._outgoing = Outgoing(
             config=config,
@@ -76,6 +85,10 @@ class Manager:
         self.tasks = Tasks(
             store=store, shell=self.shell, blobs=blobs, clock=clock, random=random, coordinator=coordinator
         )
+        self.flows = Flows(
+            store=store, tasks=self.tasks, clock=clock, random=random, default_mode=config.job_mode
+        )
+        self.cron = Cron(store=store, tasks=self.tasks, clock=clock)
         self.rounds = Rounds(
             config=config,
             store=store,
@@ -98,6 +111,7 @@ class Manager:
             ROLE,
             [
                 *task_routes(self.tasks, blobs),
+                *flow_routes(self.flows),
                 *proplet_routes(self.tasks),
                 *round_routes(self.rounds, coordinator),
             ],
@@ -120,9 +134,15 @@ class Manager:
                 group.create_task(self._outgoing.run())
                 group.create_task(self._bus.run(session, self._listener))
                 group.create_task(self.rounds.resume())
+                group.create_task(self.flows.run())
+                group.create_task(self.cron.run())
         finally:
             for task in self._background:
                 task.cancel()
+
+    def _saved(self, change: SaveRun) -> None:
+        if change.flow_id:
+            self.flows.changed(change.flow_id)
 
     async def _perform(self, effect: Any) -> None:
         await self._outgoing.perform(effect)

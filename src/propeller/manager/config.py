@@ -26,3 +26,5 @@ class ManagerConfig:
     """Shared with the coordinator: signs update tokens. Empty: no tokens are sent."""
     mirror_root: bool = True
     """Whether the older application's root topics are spoken beside those below B."""
+    job_mode: str = "parallel"
+    """How jobs run that do not say so themselves."""

@@ -50,7 +50,7 @@ class _Batch:
 
 
 class Shell:
-    """Feeds one engine from an inbox. `perform` sends one effect; it is called after the commit, in order."""
+    """Feeds one engine from an inbox; after commits `saved` hears of runs, `perform` sends the effects."""
 
     def __init__(
         self,
@@ -59,11 +59,13 @@ class Shell:
         clock: Clock,
         metrics: RoleMetrics,
         perform: Callable[[Effect], Awaitable[None]],
+        saved: Callable[[e.SaveRun], None] = lambda _saved: None,
         heartbeat_s: float,
     ) -> None:
         self._store = store
         self._clock = clock
         self._perform = perform
+        self._saved = saved
         self._heartbeat_s = heartbeat_s
         self._left: list[_Item] = []
         """Taken from the inbox and not yet decided."""
@@ -108,6 +110,9 @@ class Shell:
             batch = self._decide(items)
             self._batches.observe(len(items))
             if await self._commit(batch):
+                for change in batch.changes:
+                    if isinstance(change, e.SaveRun):
+                        self._saved(change)
                 for done in batch.waiting:
                     _settle(done, None)
                 for effect in batch.effects:

@@ -4,50 +4,39 @@ Requests about one task take turns (a lock per task), so that a run's number is 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from random import Random
 from typing import Any
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from propeller import limits
 from propeller.core import events as e
-from propeller.core.ids import new_id
+from propeller.core.flow import Flow, Step
+from propeller.core.ids import check_id, new_id
 from propeller.core.ledger import Now
 from propeller.core.proplet import Proplet
 from propeller.core.run import RunState
-from propeller.core.task import Task, TaskLimits, define, touch
-from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, TooLarge, Unsupported
+from propeller.core.task import Task, touch
+from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, TooLarge
 from propeller.manager.coordinator import CoordinatorClient
+from propeller.manager.definitions import defined, merged
+from propeller.manager.flowstate import answers_of, graph_of, load
 from propeller.manager.shell import Shell
 from propeller.ports import Blobs, Clock
-from propeller.stores import DropTask, ManagerChange, ManagerStore, SaveTask, TaskRecord
+from propeller.stores import (
+    DropFlow,
+    DropTask,
+    ManagerChange,
+    ManagerStore,
+    SaveFlow,
+    SaveTask,
+    TaskRecord,
+)
 from propeller.telemetry.logs import logger
 from propeller.wire import codec
-from propeller.wire.tasks import LimitsBody, TaskBody, check_module, decode_module, redacted
-
-_NOT_OFFERED = (
-    "daemon",
-    "broadcast",
-    "latent",
-    "encrypted",
-    "kbs_resource_path",
-    "depends_on",
-    "run_if",
-    "workflow_id",
-    "job_id",
-    "schedule",
-    "is_recurring",
-    "hal_storage_path",
-)
-"""Fields of the original that this release refuses unless they have their zero value."""
-_KINDS = {"", "standard", "federated"}
-_MODES = {"", "infer", "train"}
-_UPDATED = ("name", "inputs", "priority", "metadata", "env", "image_url", "cli_args", "limits")
-"""Fields that `PUT /tasks/{id}` changes where its body has them (the module apart)."""
+from propeller.wire.tasks import TaskBody, check_module, decode_module, redacted
 
 
 class Tasks:
@@ -69,34 +58,53 @@ class Tasks:
         self._clock = clock
         self._random = random
         self._coordinator = coordinator
+        self.on_defined: list[Callable[[Task], None]] = []
+        """Called with every task that was created or changed."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- definitions -----------------------------------------------------------------------------------
 
     async def create(self, body: TaskBody) -> TaskRecord:
         """Check and store a task; when this returns it is on disk. Raises `Conflict` if its id is taken."""
-        _refuse_not_offered(body)
+        task = await self.define(body)
+        async with self.flow_turn(task.flow_id):
+            joining = await self._joining(task)
+            await self._store.commit([*joining, SaveTask(task=task, new=True)])
+        self.announce(task)
+        return TaskRecord(task=task)
+
+    async def define(self, body: TaskBody, *, workflow_id: str = "", job_id: str = "") -> Task:
+        """The checked task that a body describes, its module in the blob store; it is not stored yet."""
+        task_id = body.id or new_id(self._random)
         now_s = self._clock.now().wall_s
-        task = define(_task(body, body.id or new_id(self._random), now_s))
+        task = defined(body, task_id, now_s, workflow_id=workflow_id, job_id=job_id)
         if task.proplet_id and task.proplet_id not in self._shell.engine.ledger.proplets:
             raise NotFound(f"proplet {task.proplet_id} is not registered", code="unknown_proplet")
         if body.file:
             task = await self._with_module(task, decode_module(body.file))
         if not task.image_url and not task.file_sha256:
             logger().info("task without a module yet", task_id=task.id)
-        await self._store.commit([SaveTask(task=task, new=True)])
-        return TaskRecord(task=task)
+        return task
 
     async def update(self, task_id: str, body: TaskBody) -> TaskRecord:
         """Change what the body names; what it leaves out stays. A live run keeps what it was started with."""
-        _refuse_not_offered(body)
         async with self._turn(task_id):
             record = await self._store.task(task_id)
-            task = define(_merged(record.task, body, self._clock.now().wall_s))
+            task = merged(record.task, body, self._clock.now().wall_s)
             if body.file:
                 task = await self._with_module(task, decode_module(body.file))
             await self._store.commit([SaveTask(task=task)])
-            return replace(record, task=task)
+        self.announce(task)
+        return replace(record, task=task)
+
+    async def change(self, task_id: str, changed: Callable[[Task], Task]) -> None:
+        """Store what `changed` makes of a task's definition. Raises `NotFound`."""
+        async with self._turn(task_id):
+            before = (await self._store.task(task_id)).task
+            task = changed(before)
+            if task != before:
+                await self._store.commit([SaveTask(task=task)])
+        self.announce(task)
 
     async def upload(self, task_id: str, content: bytes) -> TaskRecord:
         """Give a task its module."""
@@ -112,10 +120,12 @@ class Tasks:
     async def delete(self, task_id: str) -> None:
         """Remove a task and its runs. Raises `Conflict` while a run is live."""
         async with self._turn(task_id):
-            await self._store.task(task_id)
+            task = (await self._store.task(task_id)).task
             if task_id in self._shell.engine.ledger.runs:
                 raise Conflict(f"task {task_id} is running; stop it first", code="running")
-            await self._store.commit([DropTask(task_id=task_id)])
+            async with self.flow_turn(task.flow_id):
+                leaving = await self._leaving(task)
+                await self._store.commit([*leaving, DropTask(task_id=task_id)])
 
     async def withdraw(self, task_ids: Collection[str], also: ManagerChange) -> None:
         """Remove tasks in one transaction with `also`; one that a user started by hand meanwhile stays."""
@@ -142,11 +152,12 @@ class Tasks:
 
     # --- runs ------------------------------------------------------------------------------------------
 
-    async def start(self, task_id: str, *, cause: str = "user") -> None:
+    async def start(self, task_id: str, *, cause: str = "user", step: Step | None = None) -> None:
         """Begin a run; when this returns it is on disk, waiting or assigned.
 
-        Raises `Conflict` if a run is live or the task's round is over, `BadInput` if there is nothing to
-        run, `NotFound` for an unknown task or proplet.
+        With a `step` of its flow, the run is that one or none. Raises `Conflict` if a run is live, the
+        task's round is over or a dependency has not ended, `BadInput` if there is nothing to run, `NotFound`
+        for an unknown task or proplet.
         """
         async with self._turn(task_id):
             record = await self._store.task(task_id)
@@ -158,7 +169,22 @@ class Tasks:
             if task.federated and cause == "user":
                 await self._check_round(task)
             number = record.latest_run + 1
-            await self._shell.submit(e.StartRequested(task=task, number=number, cause=cause))
+            if step is not None and step.run != number:
+                raise Conflict(f"task {task_id} has run {record.latest_run} already", code="already_started")
+            answers = step.answers if step else await answers_of(self._store, task)
+            await self._shell.submit(e.StartRequested(task=task, number=number, answers=answers, cause=cause))
+
+    async def skip(self, step: Step, *, cause: str) -> None:
+        """Record that a flow passes a task over. Raises as `start`."""
+        async with self._turn(step.task_id):
+            record = await self._store.task(step.task_id)
+            if step.run != record.latest_run + 1:
+                raise Conflict(f"task {step.task_id} has run {record.latest_run}", code="already_started")
+            await self._shell.submit(
+                e.SkipRequested(
+                    task=record.task, number=step.run, answers=step.answers, reason=step.reason, cause=cause
+                )
+            )
 
     async def stop(self, task_id: str, *, reason: str = "stopped by user", cause: str = "user") -> None:
         """Ask for the end of the live run; without one there is nothing to do. Raises `NotFound`."""
@@ -218,58 +244,51 @@ class Tasks:
         reason = self._shell.engine.why_waiting(record.run, Now(mono_s=now.mono_s, wall_s=now.wall_s))
         return replace(record, run=replace(record.run, reason=reason))
 
+    async def _joining(self, task: Task) -> list[ManagerChange]:
+        """What joining its flow changes; raises `NotFound` for a job, `BadInput` for a dependency."""
+        if not task.flow_id:
+            return []
+        state = await load(self._store, task.flow_id)
+        if state is None or state.flow.job != bool(task.job_id):
+            if task.job_id:
+                raise NotFound(f"job {task.job_id} does not exist", code="unknown_job")
+            graph_of([task])
+            flow = Flow(id=task.flow_id, job=False, task_ids=(task.id,), created_at_s=task.created_at_s)
+            return [SaveFlow(flow=flow, new=True)]
+        graph_of([*(record.task for record in state.records.values()), task])
+        return [SaveFlow(flow=replace(state.flow, task_ids=(*state.flow.task_ids, task.id)))]
+
+    async def _leaving(self, task: Task) -> list[ManagerChange]:
+        """What leaving its flow changes; raises `Conflict` while another task depends on it."""
+        state = await load(self._store, task.flow_id) if task.flow_id else None
+        if state is None:
+            return []
+        children = state.graph.children(task.id)
+        if children:
+            raise Conflict(
+                f"task {task.id} cannot be deleted: {children[0]} depends on it", code="has_dependents"
+            )
+        left = tuple(name for name in state.flow.task_ids if name != task.id)
+        return [
+            SaveFlow(flow=replace(state.flow, task_ids=left)) if left else DropFlow(flow_id=state.flow.id)
+        ]
+
+    def announce(self, task: Task) -> None:
+        """Tell who wants to know that a task was created or changed."""
+        for listener in self.on_defined:
+            listener(task)
+
+    @asynccontextmanager
+    async def flow_turn(self, flow_id: str) -> AsyncIterator[None]:
+        """Change a flow's record alone, meanwhile; take it after a task's own turn, never before."""
+        if not flow_id:
+            yield
+            return
+        async with self._turn(f"flow {flow_id}"):
+            yield
+
     @asynccontextmanager
     async def _turn(self, task_id: str) -> AsyncIterator[None]:
         lock = self._locks.setdefault(task_id, asyncio.Lock())
         async with lock:
             yield
-
-
-def _refuse_not_offered(body: TaskBody) -> None:
-    for name in _NOT_OFFERED:
-        if getattr(body, name):
-            raise Unsupported(f"{name} is not offered by this release; leave it out", code="not_offered")
-
-
-def _task(body: TaskBody, task_id: str, now_s: float) -> Task:
-    _one_of("kind", body.kind or "", _KINDS)
-    _one_of("mode", body.mode or "", _MODES)
-    env = body.env or {}
-    return Task(
-        id=task_id,
-        name=body.name,
-        created_at_s=now_s,
-        updated_at_s=now_s,
-        kind=body.kind or "standard",
-        image_url=body.image_url or "",
-        cli_args=tuple(body.cli_args) if body.cli_args is not None else None,
-        inputs=body.inputs_text(),
-        env=env,
-        proplet_id=body.proplet_id or "",
-        priority=body.priority or 50,
-        mode=body.mode or "",
-        metadata=_metadata(body),
-        limits=_limits(body.limits),
-    )
-
-
-def _merged(task: Task, body: TaskBody, now_s: float) -> Task:
-    changed = _task(body, task.id, now_s)
-    given = [name for name in _UPDATED if getattr(body, name) is not None and getattr(body, name) != ""]
-    return replace(task, updated_at_s=now_s, **{name: getattr(changed, name) for name in given})
-
-
-def _one_of(name: str, value: str, allowed: set[str]) -> None:
-    if value not in allowed:
-        raise BadInput(f"{name} is {value!r}; it can be {', '.join(sorted(filter(None, allowed)))}")
-
-
-def _metadata(body: TaskBody) -> dict[str, object]:
-    metadata: dict[str, object] = body.metadata or {}
-    if len(codec.encode(metadata)) > limits.TASK_METADATA_BYTES_MAX:
-        raise TooLarge("metadata exceeds 1MB limit")
-    return metadata
-
-
-def _limits(body: LimitsBody | None) -> TaskLimits:
-    return TaskLimits(**msgspec.structs.asdict(body)) if body else TaskLimits()

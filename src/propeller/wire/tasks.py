@@ -37,6 +37,41 @@ class LimitsBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stdout_bytes: int | None = None
 
 
+class RetryBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`restart` and `reschedule`: how many further attempts, and the pauses before them."""
+
+    attempts: int = 0
+    delay_s: float = 1.0
+    delay_s_max: float = 300.0
+    jitter: float = 0.5
+
+
+class DisconnectBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`disconnect`: when a vanished proplet's attempt counts as lost, and whether it is replaced."""
+
+    lost_after_s: float = limits.ATTEMPT_LOST_S
+    replace: bool = True
+
+
+class ConstraintBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One condition on a proplet; numbers may be sent as such."""
+
+    attribute: str
+    operator: str = "="
+    value: str | int | float = ""
+
+    @property
+    def text(self) -> str:
+        """The value as text."""
+        return self.value if isinstance(self.value, str) else _number_text(self.value)
+
+
+class AffinityBody(ConstraintBody, frozen=True, kw_only=True, omit_defaults=True):
+    """One preference."""
+
+    weight: float = 1.0
+
+
 class TaskBody(Struct, frozen=True, kw_only=True):
     """`POST /tasks`. Fields below the gap are understood and refused unless they have their zero value."""
 
@@ -55,10 +90,6 @@ class TaskBody(Struct, frozen=True, kw_only=True):
     limits: LimitsBody | None = None
     daemon: bool | None = None
     broadcast: bool | None = None
-
-    latent: bool | None = None
-    encrypted: bool | None = None
-    kbs_resource_path: str | None = None
     depends_on: list[str] | None = None
     run_if: str | None = None
     workflow_id: str | None = None
@@ -66,6 +97,16 @@ class TaskBody(Struct, frozen=True, kw_only=True):
     schedule: str | None = None
     is_recurring: bool | None = None
     timezone: str | None = None
+    constraints: list[ConstraintBody] | None = None
+    affinities: list[AffinityBody] | None = None
+    placement: str | None = None
+    restart: RetryBody | None = None
+    reschedule: RetryBody | None = None
+    disconnect: DisconnectBody | None = None
+
+    latent: bool | None = None
+    encrypted: bool | None = None
+    kbs_resource_path: str | None = None
     hal_storage_path: str | None = None
     monitoring_profile: dict[str, Any] | None = None
 
@@ -110,6 +151,19 @@ class TaskView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     mode: str = ""
     metadata: dict[str, Any] = {}
     limits: LimitsBody | UnsetType = UNSET
+    depends_on: list[str] = []
+    run_if: str = ""
+    workflow_id: str = ""
+    job_id: str = ""
+    schedule: str = ""
+    is_recurring: bool = False
+    timezone: str = ""
+    constraints: list[ConstraintBody] = []
+    affinities: list[AffinityBody] = []
+    placement: str = ""
+    restart: RetryBody | UnsetType = UNSET
+    reschedule: RetryBody | UnsetType = UNSET
+    disconnect: DisconnectBody | UnsetType = UNSET
     results: msgspec.Raw | UnsetType = UNSET
     error: str = ""
     failure: str = ""

@@ -1,13 +1,27 @@
 """How tasks and proplets look on the wire. Pure, and the only place that knows both shapes."""
 
+from dataclasses import asdict
+
 import msgspec
 from msgspec import UNSET
 
+from propeller.core.constraints import Affinity, Constraint
 from propeller.core.proplet import Proplet
+from propeller.core.retry import Disconnect, Retry
 from propeller.core.run import SHOWN, Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task, TaskState
 from propeller.stores import TaskRecord
-from propeller.wire.tasks import ZERO_TIME, AttemptView, LimitsBody, PropletView, TaskView, rfc3339
+from propeller.wire.tasks import (
+    AffinityBody,
+    AttemptView,
+    ConstraintBody,
+    DisconnectBody,
+    LimitsBody,
+    PropletView,
+    RetryBody,
+    TaskView,
+    rfc3339,
+)
 
 _ENDED_BADLY = {RunState.FAILED, RunState.INTERRUPTED}
 
@@ -35,6 +49,19 @@ def task_view(record: TaskRecord) -> TaskView:
         mode=task.mode,
         metadata=dict(task.metadata),
         limits=_limits(task),
+        depends_on=list(task.depends_on),
+        run_if=task.run_if,
+        workflow_id=task.workflow_id,
+        job_id=task.job_id,
+        schedule=task.schedule,
+        is_recurring=task.is_recurring,
+        timezone=task.timezone,
+        constraints=[_constraint(one) for one in task.constraints],
+        affinities=[_affinity(one) for one in task.affinities],
+        placement=task.placement,
+        restart=_retry(task.restart),
+        reschedule=_retry(task.reschedule),
+        disconnect=_disconnect(task.disconnect),
         results=msgspec.Raw(record.results) if record.results and record.results != b"null" else UNSET,
         error=run.reason or "failed" if run and ended_badly else "",
         failure=run.failure if run else "",
@@ -45,7 +72,7 @@ def task_view(record: TaskRecord) -> TaskView:
         finish_time=rfc3339(run.ended_at_s if run else 0.0),
         created_at=rfc3339(task.created_at_s),
         updated_at=rfc3339(task.updated_at_s),
-        next_run=ZERO_TIME,
+        next_run=rfc3339(task.next_run_s),
     )
 
 
@@ -69,6 +96,25 @@ def _limits(task: Task) -> LimitsBody | msgspec.UnsetType:
         stdout_bytes=task.limits.stdout_bytes,
     )
     return body if body != LimitsBody() else UNSET
+
+
+def _constraint(one: Constraint) -> ConstraintBody:
+    return ConstraintBody(attribute=one.attribute, operator=one.operator, value=one.value)
+
+
+def _affinity(one: Affinity) -> AffinityBody:
+    asked = one.constraint
+    return AffinityBody(
+        attribute=asked.attribute, operator=asked.operator, value=asked.value, weight=one.weight
+    )
+
+
+def _retry(retry: Retry | None) -> RetryBody | msgspec.UnsetType:
+    return RetryBody(**asdict(retry)) if retry else UNSET
+
+
+def _disconnect(disconnect: Disconnect) -> DisconnectBody | msgspec.UnsetType:
+    return DisconnectBody(**asdict(disconnect)) if disconnect != Disconnect() else UNSET
 
 
 def _attempt_view(attempt: Attempt) -> AttemptView:
