@@ -23,7 +23,7 @@ HTTP_STREAM_S = 600.0
 HTTP_KEEPALIVE_S = 60
 """Idle connections are closed after this."""
 LIST_OFFSET_MAX = (1 << 53) - 1
-"""Where a page may begin: the largest integer that every JSON reader keeps exact; databases stop at 63 bits."""
+"""Where a page may begin: the largest integer that every JSON reader keeps exact."""
 LIST_PAGE_DEFAULT = 100
 LIST_PAGE_MAX = 100
 """Rows of one page of `GET /tasks` and the other lists."""

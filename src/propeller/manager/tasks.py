@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from propeller import limits
 from propeller.core import events as e
 from propeller.core.flow import Flow, Step
-from propeller.core.ids import check_id, new_id
+from propeller.core.ids import new_id
 from propeller.core.ledger import Now
 from propeller.core.proplet import Proplet
 from propeller.core.run import RunState
