@@ -30,24 +30,13 @@ _EMBEDDED = frozenset({"embedded", "wamr"})
 
 
 async def start_message(
-    command: SendStart,
-    proplet: Proplet | None,
-    seed: int,
-    config: ManagerConfig,
-    blobs: Blobs,
-    parent_results: Mapping[str, bytes] | None = None,
+    command: SendStart, proplet: Proplet | None, seed: int, config: ManagerConfig, blobs: Blobs
 ) -> Message:
-    """The start of the run's latest attempt, on the lane of that attempt. `seed` is the experiment's.
-
-    `parent_results` are what the dependencies that completed came to, as JSON; None without dependencies.
-    """
+    """The start of the run's latest attempt, on the lane of that attempt. `seed` is the experiment's."""
     attempt = command.run.attempt
     if attempt is None:
         raise Bug(f"a start without an attempt: {command.run!r}")
     start = _original(command.task, attempt, config)
-    if parent_results is not None:
-        shown = {name: msgspec.Raw(results) for name, results in parent_results.items()}
-        start = msgspec.structs.replace(start, parent_results=shown)
     if attempt.lane == "directed":
         start = _directed(start, command.task, command.run, seed, config)
         return Message(config.topics.from_manager(FromManager.START, attempt.proplet_id), codec.encode(start))
@@ -79,7 +68,6 @@ def _original(task: Task, attempt: Attempt, config: ManagerConfig) -> Start:
         inputs=list(task.inputs) or UNSET,
         cli_args=list(task.cli_args) if task.cli_args is not None else None,
         daemon=task.daemon,
-        latent=task.latent,
         env=dispatch_env(task, config) or UNSET,
         proplet_id=attempt.proplet_id,
     )
