@@ -1,7 +1,7 @@
 """The kernel of a fold: sorting networks, and sums that no partition can change."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from propeller.fl.aggregation import aggregate
@@ -19,6 +19,7 @@ def test_networks_sort(rows, seed):
     assert np.array_equal(sort_columns(values), expected)
 
 
+@example("trimmed_mean", "f8", 12, 2, 1, 0)  # one column alone is summed in another order by numpy itself
 @given(
     st.sampled_from(["fedavg", "fedadam", "median", "trimmed_mean"]),
     st.sampled_from(["f2", "f4", "f8", "i4"]),

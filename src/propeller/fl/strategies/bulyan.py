@@ -10,7 +10,7 @@ import numpy as np
 from propeller.fl.strategies.base import F64, Round, Strategy, too_few
 from propeller.fl.strategies.krum import FAULTY, scores
 from propeller.fl.strategies.options import Settings
-from propeller.fl.strategies.ordered import middle, sort_columns
+from propeller.fl.strategies.ordered import middle, sort_columns, sum_rows
 
 
 class Bulyan(Strategy):
@@ -51,6 +51,6 @@ class Bulyan(Strategy):
             window = ordered[start : start + keep]
             farthest = np.maximum(centre - window[0], window[-1] - centre)
             better = farthest < nearest
-            best[better] = window[:, better].sum(axis=0) / keep
+            best[better] = sum_rows(window[:, better]) / keep
             nearest[better] = farthest[better]
         return best

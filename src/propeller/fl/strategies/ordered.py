@@ -29,6 +29,18 @@ def sort_columns(values: F64) -> F64:
     return np.stack(rows)
 
 
+def sum_rows(values: F64) -> F64:
+    """The sum of `values` [n, width] over its rows, each added in turn.
+
+    `values.sum(axis=0)` adds in another order when there is one column only, and slices of a model that are
+    folded apart must give the same bits as the whole.
+    """
+    total: F64 = values[0].copy()
+    for row in values[1:]:
+        total += row
+    return total
+
+
 @lru_cache(maxsize=_NETWORK_ROWS_MAX)
 def _network(rows: int) -> tuple[tuple[int, int], ...]:
     """Batcher's odd-even merge sort for any number of rows (Knuth, TAOCP 3, 5.2.2, algorithm M)."""

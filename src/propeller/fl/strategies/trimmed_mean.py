@@ -9,7 +9,7 @@ import math
 
 from propeller.fl.strategies.base import F64, Strategy
 from propeller.fl.strategies.options import Number, Settings
-from propeller.fl.strategies.ordered import sort_columns
+from propeller.fl.strategies.ordered import sort_columns, sum_rows
 
 
 class TrimmedMean(Strategy):
@@ -24,4 +24,4 @@ class TrimmedMean(Strategy):
         # 0.2 times 15 is 3.0000000000000004 in binary: rounding first keeps the floor what was meant.
         cut = math.floor(round(settings["trim"] * len(values), 9))
         kept = sort_columns(values)[cut : len(values) - cut]
-        return kept.sum(axis=0) / len(kept)  # type: ignore[no-any-return]
+        return sum_rows(kept) / len(kept)
