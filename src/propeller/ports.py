@@ -22,6 +22,17 @@ class Instant:
     mono_s: float
     wall_s: float
 
+    def elapsed_s(self, saved: "Instant") -> float:
+        """How long ago `saved` was at least, which an earlier process may have written down (seconds).
+
+        The monotonic clock counts from the start of the machine and is exact while that lasts, whatever is
+        done to the wall clock meanwhile. Where it is behind, the machine was started anew, and the wall clock
+        must do; it may have been set back.
+        """
+        if self.mono_s >= saved.mono_s:
+            return self.mono_s - saved.mono_s
+        return max(0.0, self.wall_s - saved.wall_s)
+
 
 class Clock(Protocol):
     """Reads time. Sleeping is `asyncio.sleep`: a simulated world drives the loop's own clock."""

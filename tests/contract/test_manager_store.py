@@ -328,3 +328,12 @@ async def test_the_filter_compares_as_json_does(store, wanted, found):
     metadata = {"a": {"x": 2, "y": [1]}, "i": 1, "f": 1.0, "b": True, "n": None, "s": "1"}
     await store.commit([SaveTask(task=task(metadata=metadata), new=True)])
     assert (await store.tasks(offset=0, limit=9, metadata=wanted))[0] == found
+
+
+async def test_a_wall_clock_that_was_set_moves_no_deadline(store, clock):
+    """E4: while the machine runs, the monotonic clock says how long ago a row was written."""
+    await store.commit([SaveTask(task=task(), new=True), SaveRun(run=run(), cause="x")])
+    for jump_s in (3600.0, -3600.0):
+        later = Instant(mono_s=clock.instant.mono_s + 10, wall_s=clock.instant.wall_s + jump_s)
+        ((_, found),) = await store.live(later)
+        assert (found.deadline_mono_s, found.give_up_mono_s) == (130.0, 160.0)

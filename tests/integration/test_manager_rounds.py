@@ -10,6 +10,7 @@ from propeller.bus.memory import MemoryBus
 from propeller.errors import StorageFull
 from propeller.fl.launch import LaunchState
 from propeller.ports import BusSession, Message
+from propeller.simulation.world.guests import ECHO_IMAGE, TRAINER_IMAGE
 from propeller.simulation.world.world import COORDINATOR, TOPICS
 
 
@@ -165,3 +166,29 @@ def test_a_flood_of_round_messages_is_bounded():
         assert (await api.ask("GET", "/proplets"))[0] == 200
 
     in_world(story)
+
+
+def test_a_coordinator_that_does_not_answer_holds_up_nobody_elses_messages():
+    """However many starts wait to join a round, a plain task is sent at once."""
+
+    async def story(api: Api):
+        async def hang(*_args):
+            await asyncio.Event().wait()
+
+        api.world.nodes["coordinator"].crash()
+        await asyncio.sleep(1)
+        api.world.http.register(COORDINATOR, hang)
+        env = {"ROUND_ID": "r", "MODEL_URI": "fl/models/global_model_v0"}
+        for number in range(1, 12):
+            body = {"id": f"t-{number}", "name": "x", "image_url": TRAINER_IMAGE, "env": env}
+            await api.ask("POST", "/tasks", {**body, "proplet_id": f"proplet-{number}"})
+        starts = [api.ask("POST", f"/tasks/t-{number}/start") for number in range(1, 12)]
+        assert await asyncio.gather(*starts) == [(200, {"started": True})] * 11
+        await asyncio.sleep(30)
+        await api.ask("POST", "/tasks", {"name": "x", "id": "plain", "image_url": ECHO_IMAGE})
+        await api.ask("POST", "/tasks/plain/start")
+        began_s = api.world.clock.now().mono_s
+        assert (await api.ended("plain"))["state"] == 3
+        assert api.world.clock.now().mono_s - began_s < 10
+
+    in_world(story, proplets=12)

@@ -27,7 +27,7 @@ class ExperimentRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
-    """A round as stored. `remaining_s` is what was left of its state's time at `stamped_wall_s`."""
+    """A round as stored. `remaining_s` is what was left of its state's time at the stamps."""
 
     spec: RoundSpec
     state: RoundState
@@ -42,6 +42,8 @@ class RoundRecord:
     """Refused updates of its participants and strangers, by code."""
     remaining_s: float
     stamped_wall_s: float
+    stamped_mono_s: float = 1e15
+    """A record of before this field is from another start of the machine: the wall clock must do."""
     started_wall_s: float
     ended_wall_s: float | None = None
 

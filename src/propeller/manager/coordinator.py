@@ -52,6 +52,11 @@ class KnownRound(msgspec.Struct, frozen=True):
     base_version: int
 
     @property
+    def closed(self) -> bool:
+        """Whether its set of updates is complete."""
+        return self.over or self.state == "aggregating"
+
+    @property
     def over(self) -> bool:
         """Whether no update can count any more."""
         return self.state in {"completed", "failed"}
@@ -78,10 +83,10 @@ class CoordinatorClient:
         )
         await self.forward("POST", f"/rounds/{task.round_id}/join", codec.encode(body))
 
-    async def round(self, round_id: str) -> KnownRound | None:
+    async def round(self, round_id: str, *, timeout_s: float = limits.HTTP_TIMEOUT_S) -> KnownRound | None:
         """The round, or None if the coordinator does not know it."""
         try:
-            answer = await self.forward("GET", f"/rounds/{round_id}")
+            answer = await self.forward("GET", f"/rounds/{round_id}", timeout_s=timeout_s)
         except NotFound:
             return None
         return codec.decode(KnownRound, answer.body, what="the round", limit_bytes=limits.HTTP_BODY_BYTES_MAX)
@@ -94,12 +99,15 @@ class CoordinatorClient:
         *,
         content_type: str = "application/json",
         token: str | None = None,
+        timeout_s: float = limits.HTTP_TIMEOUT_S,
     ) -> Response:
         """One request; returns a 2xx answer, raises what any other one stands for."""
         headers = {"content-type": content_type} if body else {}
         if token:
             headers["x-update-token"] = token
-        answer = await self._http.request(method, self._base_url + path, headers=headers, body=body)
+        answer = await self._http.request(
+            method, self._base_url + path, headers=headers, body=body, timeout_s=timeout_s
+        )
         if answer.status < 300:  # noqa: PLR2004 - the class of HTTP status
             return answer
         raise _error(answer, f"{method} {path}")

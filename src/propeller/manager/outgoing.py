@@ -152,18 +152,20 @@ class Outgoing:
             logger().warning("round not joined yet", round_id=effect.task.round_id, error=error.message)
             return False
         except PropellerError as error:
-            if not await self._took_part(self._coordinator, effect.task.round_id, participant):
-                await self._post(_refusal(effect, error))
+            if await self._took_part(self._coordinator, effect.task.round_id, participant):
+                return True
+            await self._post(_refusal(effect, error))
             return False
         return True
 
     async def _took_part(self, coordinator: CoordinatorClient, round_id: str, participant: str) -> bool:
-        """Whether it joined that round, which has ended since, so that an earlier start may be at work.
+        """Whether it has joined that round already, which has closed since.
 
-        Its word has yet to come, and the round may have ended because of it: a repeated start ends nothing.
+        An earlier start may be at work, and the round have closed because of it: a repetition ends nothing. A
+        proplet that lost its disk trains again, and its update counts as the one that it is.
         """
         known = await coordinator.round(round_id)
-        return known is not None and known.over and participant in known.participants
+        return known is not None and known.closed and participant in known.participants
 
 
 def _refusal(effect: e.SendStart, error: PropellerError) -> e.DispatchRefused:

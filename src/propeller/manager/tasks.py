@@ -38,6 +38,9 @@ from propeller.telemetry.logs import logger
 from propeller.wire import codec
 from propeller.wire.tasks import TaskBody, check_module, decode_module, redacted
 
+_ROUND_CHECK_S = 5.0
+"""How long a start by hand waits for the coordinator's word: less than its caller waits for an answer."""
+
 
 class Tasks:
     """The service behind the task and proplet routes."""
@@ -198,7 +201,7 @@ class Tasks:
         if self._coordinator is None:
             return
         try:
-            known = await self._coordinator.round(task.round_id)
+            known = await self._coordinator.round(task.round_id, timeout_s=_ROUND_CHECK_S)
         except PeerUnavailable as error:
             # The run waits; the coordinator has its say when the attempt is sent.
             logger().warning("round not checked", round_id=task.round_id, error=error.message)

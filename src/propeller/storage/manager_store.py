@@ -132,9 +132,9 @@ def unknown_task(task_id: str) -> NotFound:
 def rearmed(run: Run, saved: Instant, now: Instant) -> Run:
     """The run with its deadlines on the present clock: what was left when saved, less the time since.
 
-    The wall clock may have been set back in between; a deadline is never farther away than it was.
+    A deadline is never farther away than it was, and a wall clock that was set brings none nearer.
     """
-    gone_s = max(0.0, now.wall_s - saved.wall_s)
+    gone_s = now.elapsed_s(saved)
 
     def moved(deadline_mono_s: float) -> float:
         left_s = max(0.0, deadline_mono_s - saved.mono_s)

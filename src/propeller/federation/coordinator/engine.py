@@ -320,14 +320,15 @@ def round_record(live: LiveRound, now: Instant) -> RoundRecord:
         refused=dict(round_.refused),
         remaining_s=round_.remaining_s(now.mono_s),
         stamped_wall_s=now.wall_s,
+        stamped_mono_s=now.mono_s,
         started_wall_s=live.started_wall_s,
         ended_wall_s=live.ended_wall_s,
     )
 
 
 def _restored(record: RoundRecord, accepted: Sequence[Accepted], now: Instant) -> Round:
-    """What is left of a deadline by the wall clock, never nothing: peers could not reach us."""
-    gone_s = max(0.0, now.wall_s - record.stamped_wall_s)
+    """What is left of a deadline, never nothing: peers could not reach us."""
+    gone_s = now.elapsed_s(Instant(record.stamped_mono_s, record.stamped_wall_s))
     return Round.restored(
         record.spec,
         state=record.state,

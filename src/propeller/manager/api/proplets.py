@@ -25,12 +25,11 @@ def proplet_routes(tasks: Tasks) -> list[HTTPRouteHandler]:
         status: FromQuery[Literal["active", "inactive"] | None] = None,
     ) -> PropletPage:
         """`status` keeps those that are alive (`active`) or not (`inactive`)."""
-        found = [
+        found = [one for one in tasks.proplets() if status is None or one[1] == (status == "active")]
+        page = [
             proplet_view(proplet, alive=alive, task_count=count)
-            for proplet, alive, count in tasks.proplets()
-            if status is None or alive == (status == "active")
+            for proplet, alive, count in found[offset : offset + limit]
         ]
-        page = found[offset : offset + limit]
         return PropletPage(offset=offset, limit=limit, total=len(found), proplets=page)
 
     @get("/proplets/{proplet_id:str}", summary="One proplet")

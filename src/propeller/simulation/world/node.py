@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+from propeller.errors import StorageFull
+
 
 class Life(Protocol):
     """What a node does while it lives, given what it must announce once it answers."""
@@ -58,11 +60,15 @@ class Node:
 
 
 class Brittle:
-    """A store whose owner may die just before or just after a commit; everything else passes through."""
+    """A store that may have no room for a commit, and whose owner may die just before or just after one.
 
-    def __init__(self, store: Any, dies: Callable[[], bool]) -> None:
+    Everything else passes through.
+    """
+
+    def __init__(self, store: Any, dies: Callable[[], bool], no_room: Callable[[], bool]) -> None:
         self._store = store
         self._dies = dies
+        self._no_room = no_room
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -70,6 +76,8 @@ class Brittle:
     async def commit(self, *args: Any, **kwargs: Any) -> Any:
         """Commit, unless the power goes first; it may also go right after."""
         await self._perhaps_never()
+        if self._no_room():
+            raise StorageFull("this world's disk is full")
         result = await self._store.commit(*args, **kwargs)
         await self._perhaps_never()
         return result

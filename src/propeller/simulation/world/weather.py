@@ -13,7 +13,7 @@ from propeller.http.memory import NO_FAULT, Fault
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Climate:
-    """How bad the weather gets. Chances are per message or request; `crashes` and `cuts` are per world."""
+    """How bad the weather gets. Chances are per message, request or commit; numbers are per world."""
 
     message_lost: float = 0.1
     message_repeated: float = 0.1
@@ -24,6 +24,12 @@ class Climate:
     crashes: int = 6
     cuts: int = 2
     """Times that a proplet is cut off from the broker."""
+    commit_failed: float = 0.01
+    """Chance that the disk of manager or coordinator has no room for a commit."""
+    disks_lost: int = 1
+    """Times that a proplet is killed and comes back with an empty disk."""
+    clock_jumps: int = 3
+    """Times that everybody's wall clock is set wrong, by an hour at most."""
     storm_s: float = 60.0
     """After this the sky is clear, so that every promise can be seen to be kept."""
 
@@ -36,6 +42,9 @@ CALM = Climate(
     response_lost=0,
     crashes=0,
     cuts=0,
+    commit_failed=0,
+    disks_lost=0,
+    clock_jumps=0,
 )
 """No faults at all: the control."""
 
@@ -70,6 +79,10 @@ class Weather:
         if self._chance(self.climate.response_lost):
             return Fault(lose="response")
         return Fault(request_s=self._delay() / 10, response_s=self._delay() / 10)
+
+    def no_room(self) -> bool:
+        """Whether this commit finds the disk full."""
+        return not self._clear and self._chance(self.climate.commit_failed)
 
     def _chance(self, of_one: float) -> bool:
         return self._random.random() < of_one

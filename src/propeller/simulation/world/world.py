@@ -61,6 +61,8 @@ class World:
         self.seed = seed
         self.clock = VirtualClock(loop)
         self.weather = Weather(climate, self._random("weather"))
+        self.disks = Weather(climate, self._random("disks"))
+        """Draws apart from the network's, so that one's bad luck does not shift the other's."""
         self.broker = MemoryBroker(decide=self.weather.deliveries)
         self.http = MemoryHttp(self.weather.request)
         """What the nodes use; loses requests as the weather goes."""
@@ -146,7 +148,7 @@ class World:
         boot = self.nodes["manager"].crashes
         manager = Manager(
             config,
-            store=Brittle(self.manager_store, self._dies("manager")),
+            store=Brittle(self.manager_store, self._dies("manager"), self.disks.no_room),
             blobs=self.manager_blobs,
             bus=MemoryBus(self.broker, "manager", random=self._random(f"manager bus {boot}")),
             http=self.http,
@@ -164,7 +166,7 @@ class World:
             settings=CoordinatorSettings(
                 topics=TOPICS, registry_url=REGISTRY, aggregator_url=AGGREGATOR, token_secret=_SECRET
             ),
-            store=Brittle(self.coordinator_store, self._dies("coordinator")),
+            store=Brittle(self.coordinator_store, self._dies("coordinator"), self.disks.no_room),
             blobs=self.coordinator_blobs,
             bus=MemoryBus(self.broker, "coordinator", random=self._random(f"coordinator bus {boot}")),
             http=self.http,
@@ -216,18 +218,37 @@ class World:
     async def _rage(self) -> None:
         """Crash and cut off nodes at drawn moments until the storm is over, then clear the sky."""
         climate = self.weather.climate
-        moments = sorted(
-            (self._storm.uniform(2.0, climate.storm_s), kind)
-            for kind in ["crash"] * climate.crashes + ["cut"] * climate.cuts
-        )
-        for at_s, kind in moments:
+        troubles: dict[Callable[[], None], int] = {
+            self._crash_one: climate.crashes,
+            self._cut_one: climate.cuts,
+            self._lose_a_disk: climate.disks_lost,
+            self._set_clocks: climate.clock_jumps,
+        }
+        moments = [
+            (self._storm.uniform(2.0, climate.storm_s), trouble)
+            for trouble, times in troubles.items()
+            for _ in range(times)
+        ]
+        for at_s, trouble in sorted(moments, key=lambda moment: moment[0]):
             await asyncio.sleep(max(0.0, at_s - self.clock.now().mono_s))
-            if kind == "crash":
-                self.crash(self._storm.choice(sorted(self.nodes)))
-            else:
-                self.broker.partition(self._storm.choice(self.proplet_ids), self._storm.uniform(1.0, 40.0))
+            trouble()
         await asyncio.sleep(max(0.0, climate.storm_s - self.clock.now().mono_s))
         self.weather.clear()
+        self.disks.clear()
+
+    def _crash_one(self) -> None:
+        self.crash(self._storm.choice(sorted(self.nodes)))
+
+    def _cut_one(self) -> None:
+        self.broker.partition(self._storm.choice(self.proplet_ids), self._storm.uniform(1.0, 40.0))
+
+    def _lose_a_disk(self) -> None:
+        name = self._storm.choice(self.proplet_ids)
+        self.crash(name)
+        self.spools[name] = MemorySpool()
+
+    def _set_clocks(self) -> None:
+        self.clock.skew_s = self._storm.choice((-3600.0, 0.0, 3600.0, self._storm.uniform(-60.0, 60.0)))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
