@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from propeller.core.events import DropProplet, SaveProplet, SaveRun
 from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
-from propeller.core.run import Run
+from propeller.core.run import Run, RunState
 from propeller.core.task import Task
 from propeller.fl.launch import Launch
 from propeller.ports import Instant
@@ -192,6 +192,10 @@ class ManagerStore(Protocol):
 
     async def results_of(self, task_id: str, run: int) -> bytes | None:
         """What that run came to, as JSON, or None."""
+        ...
+
+    async def run_state(self, task_id: str, run: int) -> RunState | None:
+        """Where that run stands, or None."""
         ...
 
     async def events(self, task_id: str, *, offset: int, limit: int) -> tuple[int, list[TaskEvent]]:

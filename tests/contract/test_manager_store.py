@@ -257,6 +257,8 @@ async def test_results_of_a_broadcast_are_kept_by_proplet(store):
         await store.commit([SaveRun(run=run(), results=said, part=name, cause="x")])
     assert (await store.task("t", results=True)).results == b'{"p1":{"a":1},"p2":"b"}'
     assert await store.results_of("t", 1) == b'{"p1":{"a":1},"p2":"b"}'
+    assert await store.run_state("t", 1) is RunState.WAITING
+    assert await store.run_state("t", 9) is None
     assert (await store.task("t")).results is None
     await store.commit([SaveRun(run=run(2), cause="x")])
     assert (await store.task("t", results=True)).results is None

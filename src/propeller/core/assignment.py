@@ -10,7 +10,7 @@ from dataclasses import replace
 from propeller import limits
 from propeller.core import events as e
 from propeller.core.ledger import FOREVER, Ledger, Now
-from propeller.core.placement import why_waiting
+from propeller.core.placement import pick, why_waiting
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task
 
@@ -21,7 +21,9 @@ def place(ledger: Ledger, now: Now, cause: str) -> None:
     """Assign every waiting run that some proplet can take now; give those that begin to wait a reason."""
     stirred = ledger.roster.take_stirred()
     _serve_homes(ledger, stirred, now, cause, patient=True)
+    _serve_picky(ledger, stirred, now, cause, patient=True)
     _serve_anybody(ledger, now, cause)
+    _serve_picky(ledger, stirred, now, cause, patient=False)
     _serve_homes(ledger, stirred, now, cause, patient=False)
     _explain(ledger, now, cause)
 
@@ -44,6 +46,25 @@ def _serve_anybody(ledger: Ledger, now: Now, cause: str) -> None:
         _assign(ledger, run, proplet_id, now, cause)
 
 
+def _serve_picky(ledger: Ledger, stirred: Sequence[str], now: Now, cause: str, *, patient: bool) -> None:
+    """Give runs that choose the best proplet: of all when they begin to wait, then of those with news."""
+    if not ledger.picky or not (stirred or any(ledger.picky.values())):
+        return
+    for run in sorted((ledger.runs[task_id] for task_id in ledger.picky), key=ledger.urgency):
+        other = ledger.waiting_for(_ANYBODY)
+        if patient and other and ledger.urgency(other) < ledger.urgency(run):
+            break
+        fresh = ledger.picky[run.task_id]
+        able = ledger.roster.all_with_room(now.mono_s) if fresh else stirred
+        room = [one for one in able if one and ledger.roster.has_room(one, now.mono_s)]
+        proplet_id = pick(ledger, run, room, now.mono_s)
+        if proplet_id is not None:
+            ledger.roster.had_turn(proplet_id)
+            _assign(ledger, run, proplet_id, now, cause)
+        else:
+            ledger.picky[run.task_id] = False
+
+
 def _explain(ledger: Ledger, now: Now, cause: str) -> None:
     """A stored reason is that of the moment when the wait began; views ask anew."""
     begun, ledger.unexplained = ledger.unexplained, []
@@ -58,12 +79,11 @@ def _assign(ledger: Ledger, run: Run, proplet_id: str, now: Now, cause: str) -> 
     lane = ledger.proplets[proplet_id].lane
     number = run.attempts[-1].number + 1 if run.attempts else 1
     attempt = Attempt(number=number, proplet_id=proplet_id, lane=lane, sent_at_s=now.wall_s)
-    stays = task.federated or bool(task.proplet_id)
-    answer_by = run.give_up_mono_s if stays else now.mono_s + limits.RUN_DISPATCH_S
+    answer_by = run.give_up_mono_s if task.stays else now.mono_s + limits.RUN_DISPATCH_S
     run = run.to(
         RunState.ASSIGNED,
         reason="",
-        attempts=(*run.attempts, attempt),
+        attempts=(*run.attempts[-limits.ATTEMPTS_KEPT + 1 :], attempt),
         deadline_mono_s=answer_by,
         resend_mono_s=now.mono_s + limits.DISPATCH_RETRY_S,
     )

@@ -6,7 +6,7 @@ from propeller import limits
 from propeller.core import events as e
 from propeller.core.ledger import FOREVER, Ledger, Now
 from propeller.core.placement import why_waiting
-from propeller.core.policy import tries_again
+from propeller.core.policy import again
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.errors import Bug
 
@@ -33,7 +33,10 @@ def expire(ledger: Ledger, now: Now, cause: str) -> None:
 
 def _give_up(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
     attempt = run.live_attempt
-    if run.state is RunState.STOPPING:
+    if run.state is RunState.STOPPING and run.moving and attempt is not None:
+        lost = replace(attempt.to(AttemptState.LOST), ended_at_s=now.wall_s, error=run.reason, failure="lost")
+        move_on(ledger, run.with_attempt(lost), now, cause)
+    elif run.state is RunState.STOPPING:
         ledger.end(run, RunState.INTERRUPTED, now, reason=run.reason, failure="stopped", cause=cause)
     elif attempt is None:
         waits_for = why_waiting(ledger, run, now.mono_s)
@@ -48,19 +51,58 @@ def _lose(ledger: Ledger, run: Run, now: Now, why: str, cause: str) -> None:
     if attempt is None:
         raise Bug(f"nothing to lose in {run!r}")
     lost = replace(attempt.to(AttemptState.LOST), ended_at_s=now.wall_s, error=why, failure="lost")
-    run = run.with_attempt(lost)
+    run = replace(run.with_attempt(lost), losses=run.losses + 1)
     if ledger.alive(attempt.proplet_id, now):
         ledger.send_stop(run, lost, why)
-    if not tries_again(run) or now.mono_s >= run.give_up_mono_s:
+    if not wait_again(ledger, run, now, why, cause):
         ledger.end(run, RunState.FAILED, now, reason=why, failure="lost", cause=cause)
-        return
-    again = run.to(RunState.WAITING, reason=why, resend_mono_s=FOREVER)
-    ledger.save(replace(again, deadline_mono_s=run.give_up_mono_s), cause)
+
+
+def wait_again(ledger: Ledger, run: Run, now: Now, why: str, cause: str) -> bool:
+    """Have the run wait for another attempt if its task's policies allow one; False if not.
+
+    A run whose work stays where it is has one span for all of its attempts; others wait anew for each.
+    """
+    task = ledger.tasks[run.task_id]
+    verdict = again(task, run, now.luck)
+    if verdict is None or (task.federated and now.mono_s >= run.give_up_mono_s):
+        return False
+    begins = now.mono_s + verdict.pause_s
+    give_up = run.give_up_mono_s if task.federated else begins + task.wait_s
+    last = run.attempts[-1].proplet_id
+    run = run.to(
+        RunState.WAITING,
+        reason=why,
+        stays_on=last if verdict.where == "same" else "",
+        avoids=last if verdict.where == "another" else "",
+        resend_mono_s=begins if verdict.pause_s > 0 else FOREVER,
+        give_up_mono_s=give_up,
+        deadline_mono_s=give_up,
+    )
+    ledger.save(run, cause)
+    return True
+
+
+def move_on(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
+    """Have a run whose attempt was taken from a drained proplet wait for another one."""
+    give_up = now.mono_s + ledger.tasks[run.task_id].wait_s
+    run = run.to(
+        RunState.WAITING,
+        moving=False,
+        stays_on="",
+        resend_mono_s=FOREVER,
+        give_up_mono_s=give_up,
+        deadline_mono_s=give_up,
+    )
+    ledger.save(run, cause)
 
 
 def _resend(ledger: Ledger, run: Run, now: Now) -> None:
     attempt = run.live_attempt
-    if attempt is None or run.resend_mono_s > now.mono_s:
+    if run.resend_mono_s > now.mono_s:
+        return
+    if attempt is None:
+        ledger.keep(replace(run, resend_mono_s=FOREVER))  # its pause is over
         return
     pause = min(
         limits.DISPATCH_RETRY_S * 2 ** min(attempt.sends, _DOUBLINGS_MAX), limits.DISPATCH_RETRY_S_MAX

@@ -13,7 +13,7 @@ from typing import Any
 
 from propeller import limits
 from propeller.core import events as e
-from propeller.core import fleet, reports, requests
+from propeller.core import fleet, operation, reports, requests
 from propeller.core.assignment import place
 from propeller.core.deadlines import expire
 from propeller.core.ledger import FOREVER, Ledger, Now
@@ -27,6 +27,8 @@ _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
     e.SkipRequested: requests.skip,
     e.StopRequested: requests.stop,
     e.Forgotten: requests.forget,
+    e.Cordoned: operation.cordon,
+    e.Labelled: operation.label,
     e.Announced: fleet.announced,
     e.Heard: fleet.heard,
     e.Gone: fleet.gone,

@@ -127,6 +127,25 @@ class DispatchRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cordoned:
+    """An operator takes a proplet out of use or back in; `draining` also moves away what can be moved."""
+
+    proplet_id: str
+    cordoned: bool
+    draining: bool = False
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """An operator says what a proplet is to be called."""
+
+    proplet_id: str
+    labels: Mapping[str, str]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forgotten:
     """A user deletes a proplet from the list."""
 
@@ -152,6 +171,8 @@ Event = (
     | LegacyReport
     | DispatchRefused
     | Forgotten
+    | Cordoned
+    | Labelled
     | Tick
 )
 

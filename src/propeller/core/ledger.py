@@ -25,6 +25,8 @@ class Now:
 
     mono_s: float
     wall_s: float
+    luck: float = 0.5
+    """A number from 0 to 1, drawn by whoever hands over the event: what chance there is comes from it."""
 
 
 class Ledger:
@@ -39,6 +41,10 @@ class Ledger:
         self.roster = Roster()
         self.lines: dict[str, Line] = {}
         """Waiting runs by the one proplet that may have them; those that anybody may have under ``""``."""
+        self.picky: dict[str, bool] = {}
+        """Waiting runs that choose among proplets; True until all proplets were looked at for them."""
+        self.resting: dict[str, None] = {}
+        """Waiting runs whose pause is not over."""
         self.unexplained: list[str] = []
         """Tasks whose runs began to wait in the event at hand."""
         self.timers: list[tuple[float, str]] = []
@@ -90,7 +96,7 @@ class Ledger:
 
     def _validate_place(self, run: Run) -> None:
         attempt = run.live_attempt
-        if attempt is None and not self.lines[self.home(run)].has(run.task_id):
+        if attempt is None and self._place(run) != self._listed(run):
             raise Bug(f"a waiting run is in no line: {run!r}")
         if attempt is not None and run.task_id not in self.roster.held(attempt.proplet_id):
             raise Bug(f"a proplet does not know what it holds: {run!r}")
@@ -120,6 +126,8 @@ class Ledger:
     def home(self, run: Run) -> str:
         """The one proplet that may have the run: named, or where federated work began; empty if any may."""
         task = self.tasks[run.task_id]
+        if run.stays_on:
+            return run.stays_on
         if task.proplet_id or not task.federated or not run.attempts:
             return task.proplet_id
         return run.attempts[-1].proplet_id
@@ -139,7 +147,23 @@ class Ledger:
         if run is None or not run.live:
             return None
         attempt = run.live_attempt
-        return ("held", attempt.proplet_id) if attempt else ("waits", self.home(run))
+        if attempt is not None:
+            return ("held", attempt.proplet_id)
+        if run.resend_mono_s < FOREVER:
+            return ("rests", "")
+        home = self.home(run)
+        if not home and (run.avoids or self.tasks[run.task_id].picky):
+            return ("picks", "")
+        return ("waits", home)
+
+    def _listed(self, run: Run) -> tuple[str, str] | None:
+        """Where a waiting run is found, for `validate`."""
+        if run.task_id in self.resting:
+            return ("rests", "")
+        if run.task_id in self.picky:
+            return ("picks", "")
+        home = self.home(run)
+        return ("waits", home) if home in self.lines and self.lines[home].has(run.task_id) else None
 
     def _list(self, run: Run, place: tuple[str, str] | None) -> None:
         match place:
@@ -150,6 +174,11 @@ class Ledger:
                 line.join(run.task_id, self.tasks[run.task_id].priority, in_front=bool(run.attempts))
                 self.unexplained.append(run.task_id)
                 self.roster.stir(home)
+            case ("picks", _):
+                self.picky[run.task_id] = True
+                self.unexplained.append(run.task_id)
+            case ("rests", _):
+                self.resting[run.task_id] = None
 
     def _unlist(self, task_id: str, place: tuple[str, str] | None) -> None:
         match place:
@@ -159,6 +188,10 @@ class Ledger:
                 self.lines[home].leave(task_id, self.tasks[task_id].priority)
                 if not self.lines[home]:
                     del self.lines[home]
+            case ("picks", _):
+                del self.picky[task_id]
+            case ("rests", _):
+                del self.resting[task_id]
 
     def end(
         self,
@@ -212,10 +245,12 @@ class Ledger:
         """When a movable run's live attempt counts as lost; never for work that stays where it is."""
         attempt = run.live_attempt
         task = self.tasks[run.task_id]
-        if attempt is None or task.federated or task.proplet_id:
+        if attempt is None or task.stays or not task.disconnect.replace:
             return FOREVER
         proplet = self.proplets.get(attempt.proplet_id)
-        return proplet.lost_at_mono_s if proplet else -FOREVER
+        if proplet is None:
+            return -FOREVER
+        return proplet.lost_at_mono_s - limits.ATTEMPT_LOST_S + task.disconnect.lost_after_s
 
     def due(self, run: Run) -> float:
         """When something must be done about the run at the latest (monotonic seconds)."""

@@ -41,6 +41,11 @@ class Proplet:
     draining: bool = False
     """Whether, beyond that, what can run elsewhere is moved away."""
 
+    @property
+    def open(self) -> bool:
+        """Whether operators let it have new work."""
+        return not (self.cordoned or self.draining)
+
     def alive(self, mono_s: float) -> bool:
         """Whether a heartbeat within three intervals has been seen and no farewell since."""
         return mono_s < self.alive_until_mono_s

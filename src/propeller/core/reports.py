@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from propeller import limits
 from propeller.core import events as e
+from propeller.core.deadlines import move_on, wait_again
 from propeller.core.ledger import FOREVER, Ledger, Now
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 
@@ -86,6 +87,13 @@ def finish(
         state = AttemptState.STOPPED if stopped else AttemptState.FAILED
     ended = replace(attempt.to(state), ended_at_s=now.wall_s, error=error, failure=failure)
     run = run.with_attempt(ended)
+    if run.moving and state is not AttemptState.SUCCEEDED:
+        move_on(ledger, run, now, cause)
+        return
+    if state is AttemptState.FAILED:
+        run = replace(run, failures=run.failures + 1)
+        if wait_again(ledger, run, now, error, cause):
+            return
     if state is AttemptState.SUCCEEDED:
         ledger.end(run, RunState.COMPLETED, now, cause=cause, results=results)
     elif state is AttemptState.STOPPED:

@@ -1,5 +1,7 @@
 """What users and services ask of the engine: start, stop, forget. Pure; raises what the caller did wrong."""
 
+from dataclasses import replace
+
 from propeller import limits
 from propeller.core import events as e
 from propeller.core.ledger import Ledger, Now
@@ -52,6 +54,9 @@ def skip(ledger: Ledger, event: e.SkipRequested, now: Now) -> None:
 def stop(ledger: Ledger, event: e.StopRequested, now: Now) -> None:
     """End the task's live run: at once if nobody runs it, else by a stop that repeats until answered."""
     run = ledger.runs.get(event.task_id)
+    if run is not None and run.moving:
+        ledger.save(replace(run, moving=False, reason=event.reason), event.cause)
+        return
     if run is None or run.state is RunState.STOPPING:
         return
     attempt = run.live_attempt

@@ -88,7 +88,12 @@ class Roster:
     def has_room(self, proplet_id: str, mono_s: float) -> bool:
         """Whether that proplet is alive and can take one more attempt."""
         proplet = self.proplets.get(proplet_id)
-        return proplet is not None and proplet.alive(mono_s) and self.count(proplet_id) < proplet.slots
+        return (
+            proplet is not None
+            and proplet.open
+            and proplet.alive(mono_s)
+            and self.count(proplet_id) < proplet.slots
+        )
 
     def next_with_room(self, mono_s: float) -> str | None:
         """The proplet whose turn it is; its next turn comes after all others'. None if nobody has room."""
@@ -99,6 +104,15 @@ class Roster:
                 return proplet_id
             del self._free[proplet_id]
         return None
+
+    def all_with_room(self, mono_s: float) -> list[str]:
+        """Every proplet with room, the one whose turn it is in front."""
+        return [proplet_id for proplet_id in self._free if self.has_room(proplet_id, mono_s)]
+
+    def had_turn(self, proplet_id: str) -> None:
+        """Let all others come first from now on."""
+        if proplet_id in self._free:
+            self._free.move_to_end(proplet_id)
 
     def stir(self, proplet_id: str) -> None:
         """Have the proplet looked at when runs are placed next."""
@@ -111,6 +125,6 @@ class Roster:
 
     def _offer(self, proplet_id: str) -> None:
         proplet = self.proplets.get(proplet_id)
-        if proplet is not None and self.count(proplet_id) < proplet.slots:
+        if proplet is not None and proplet.open and self.count(proplet_id) < proplet.slots:
             self._free.setdefault(proplet_id)
             self.stir(proplet_id)

@@ -4,6 +4,7 @@
               waiting ──place──▶ assigned ──started──▶ running ──▶ completed | failed | interrupted
                  ▲                  │                     │
                  └──── the attempt was lost or failed, policy allows another ────┘
+              stopping ──its proplet is drained──▶ waiting
               any live state ──stop──▶ stopping ──▶ interrupted (or its true end, if that came first)
 
     attempt:  sent ──accepted──▶ accepted ──started──▶ running ──▶ succeeded | failed | stopped | lost
@@ -54,7 +55,7 @@ RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     _W: frozenset({_A, RunState.FAILED, RunState.INTERRUPTED, _SKIPPED}),
     _A: frozenset({_R, _W, _S, *_DONE}),
     _R: frozenset({_W, _S, *_DONE}),
-    _S: frozenset(_DONE),
+    _S: frozenset({_W, *_DONE}),
     **{state: frozenset() for state in (*_DONE, _SKIPPED)},
 }
 
@@ -135,6 +136,15 @@ class Run:
     deadline_mono_s: float
     resend_mono_s: float = float("inf")
     cause: str = ""
+    failures: int = 0
+    losses: int = 0
+    """Attempts that failed by themselves, and those that were lost."""
+    stays_on: str = ""
+    """The only proplet that may have the next attempt; empty for any."""
+    avoids: str = ""
+    """A proplet that gets the next attempt only if there is no other."""
+    moving: bool = False
+    """Whether a run that is being stopped goes on elsewhere."""
     answers: Mapping[str, int] = field(default_factory=dict)
     """Which runs of its parents it answers to, and which start of its job (see `core.flow`)."""
 

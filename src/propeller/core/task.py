@@ -93,6 +93,11 @@ class Task:
         return self.workflow_id or self.job_id
 
     @property
+    def picky(self) -> bool:
+        """Whether it is not all the same to it which proplet with room it gets."""
+        return bool(self.constraints or self.affinities) or self.placement == "least_loaded"
+
+    @property
     def stays(self) -> bool:
         """Whether its runs may not move to another proplet."""
         return self.federated or bool(self.proplet_id)

@@ -16,6 +16,8 @@ from propeller.core.events import SaveRun
 from propeller.errors import PropellerError
 from propeller.http.server import Offload, create_app
 from propeller.manager.api.flows import flow_routes
+from propeller.manager.api.history import history_routes
+from propeller.manager.api.operation import operation_routes
 from propeller.manager.api.proplets import proplet_routes
 from propeller.manager.api.rounds import round_routes
 from propeller.manager.api.tasks import task_routes
@@ -25,6 +27,7 @@ from propeller.manager.cron import Cron
 from propeller.manager.flows import Flows
 from propeller.manager.intake import Intake
 from propeller.manager.listen import Listener
+from propeller.manager.measures import Measures
 from propeller.manager.outgoing import Outgoing
 from propeller.manager.rounds import Rounds
 from propeller.manager.shell import Shell
@@ -37,6 +40,7 @@ from propeller.storage.sqlite import Database
 from propeller.stores import ManagerStore
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
+from propeller.wire.topics import FromProplet
 
 ROLE = "manager"
 _BACKGROUND_MAX = 256
@@ -70,6 +74,7 @@ class Manager:
             metrics=metrics,
             perform=self._perform,
             saved=self._saved,
+            luck=random.random,
             heartbeat_s=config.heartbeat_s,
         )
         self._outgoing = Outgoing(
@@ -98,6 +103,7 @@ class Manager:
             random=random,
             coordinator=coordinator,
         )
+        self._measures = Measures(store=store, clock=clock, engine=lambda: self.shell.engine, metrics=metrics)
         self._listener = Listener(
             topics=config.topics,
             intake=Intake(config.topics, random),
@@ -105,6 +111,10 @@ class Manager:
             post=self.shell.post,
             spawn=self._spawn,
             mirror_root=config.mirror_root,
+            answers={
+                FromProplet.METRICS: self._measures.proplet,
+                FromProplet.TASK_METRICS: self._measures.task,
+            },
             metrics=metrics,
         )
         self.app: Litestar = create_app(
@@ -112,6 +122,8 @@ class Manager:
             [
                 *task_routes(self.tasks, blobs),
                 *flow_routes(self.flows),
+                *history_routes(self.tasks, store),
+                *operation_routes(self.tasks),
                 *proplet_routes(self.tasks),
                 *round_routes(self.rounds, coordinator),
             ],
@@ -136,6 +148,7 @@ class Manager:
                 group.create_task(self.rounds.resume())
                 group.create_task(self.flows.run())
                 group.create_task(self.cron.run())
+                group.create_task(self._measures.run())
         finally:
             for task in self._background:
                 task.cancel()

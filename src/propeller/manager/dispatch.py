@@ -30,13 +30,24 @@ _EMBEDDED = frozenset({"embedded", "wamr"})
 
 
 async def start_message(
-    command: SendStart, proplet: Proplet | None, seed: int, config: ManagerConfig, blobs: Blobs
+    command: SendStart,
+    proplet: Proplet | None,
+    seed: int,
+    config: ManagerConfig,
+    blobs: Blobs,
+    parent_results: Mapping[str, bytes] | None = None,
 ) -> Message:
-    """The start of the run's latest attempt, on the lane of that attempt. `seed` is the experiment's."""
+    """The start of the run's latest attempt, on the lane of that attempt. `seed` is the experiment's.
+
+    `parent_results` are what the dependencies that completed came to, as JSON; None without dependencies.
+    """
     attempt = command.run.attempt
     if attempt is None:
         raise Bug(f"a start without an attempt: {command.run!r}")
     start = _original(command.task, attempt, config)
+    if parent_results is not None:
+        shown = {name: msgspec.Raw(results) for name, results in parent_results.items()}
+        start = msgspec.structs.replace(start, parent_results=shown)
     if attempt.lane == "directed":
         start = _directed(start, command.task, command.run, seed, config)
         return Message(config.topics.from_manager(FromManager.START, attempt.proplet_id), codec.encode(start))

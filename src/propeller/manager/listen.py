@@ -1,6 +1,6 @@
 """What the manager does with each MQTT message. What is unlawful is dropped and counted."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from propeller.core import events as e
@@ -12,7 +12,7 @@ from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 from propeller.wire import codec
 from propeller.wire.messages import RoundComplete, RoundStart
-from propeller.wire.topics import RoundTopic, Topics
+from propeller.wire.topics import ControlTopic, FromProplet, RoundTopic, Topics
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -29,6 +29,7 @@ class Listener:
         post: Callable[[e.Event], Awaitable[None]],
         spawn: Spawn,
         mirror_root: bool,
+        answers: Mapping[FromProplet, Callable[[ControlTopic, bytes], None]] | None = None,
         metrics: RoleMetrics,
     ) -> None:
         self._topics = topics
@@ -37,6 +38,8 @@ class Listener:
         self._post = post
         self._spawn = spawn
         self._mirror_root = mirror_root
+        self._answers = answers or {}
+        """Control messages that are not the engine's business, by kind."""
         self._received = metrics.counter("propeller_manager_messages_received", "Messages received")
         self._poison = metrics.counter(
             "propeller_manager_messages_unlawful", "Messages that are not what their topic says"
@@ -61,6 +64,10 @@ class Listener:
         round_topic = self._topics.parse_round(message.topic)
         if round_topic is not None:
             self._round(round_topic, message.payload)
+            return
+        control = self._topics.parse_control(message.topic)
+        if control is not None and control.kind in self._answers:
+            self._answers[control.kind](control, message.payload)
             return
         event = self._intake.event(message)
         if event is not None:

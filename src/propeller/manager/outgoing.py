@@ -9,9 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from propeller import limits
 from propeller.core import events as e
 from propeller.core.engine import Engine
-from propeller.errors import PeerUnavailable, PropellerError
+from propeller.core.run import RunState
+from propeller.errors import PeerUnavailable, PropellerError, TooLarge
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.dispatch import start_message, stop_message
@@ -137,10 +139,28 @@ class Outgoing:
             return await self._written(effect, seed=0)
         return None
 
-    async def _written(self, effect: e.SendStart, seed: int) -> Message:
+    async def _written(self, effect: e.SendStart, seed: int) -> Message | None:
         attempt = effect.run.attempts[-1]
+        parents = await self._parent_results(effect) if effect.task.depends_on else None
+        if parents is not None and sum(map(len, parents.values())) > limits.PARENT_RESULTS_BYTES_MAX:
+            error = TooLarge(
+                f"the results of its dependencies are over {limits.PARENT_RESULTS_BYTES_MAX} bytes together",
+                code="parent_results",
+            )
+            await self._post(_refusal(effect, error, cause="dispatch"))
+            return None
         proplet = self._engine().ledger.proplets.get(attempt.proplet_id)
-        return await start_message(effect, proplet, seed, self._config, self._blobs)
+        return await start_message(effect, proplet, seed, self._config, self._blobs, parents)
+
+    async def _parent_results(self, effect: e.SendStart) -> dict[str, bytes]:
+        """What the runs that this one answers to came to, where they completed."""
+        found = {}
+        for parent in dict.fromkeys(effect.task.depends_on):
+            run = effect.run.answers.get(parent, 0)
+            state = await self._store.run_state(parent, run)
+            if state is RunState.COMPLETED:
+                found[parent] = await self._store.results_of(parent, run) or b"null"
+        return found
 
     async def _joined(self, effect: e.SendStart, participant: str) -> bool:
         """Whether the coordinator takes an update of this participant for the task's round."""
@@ -154,7 +174,7 @@ class Outgoing:
         except PropellerError as error:
             if await self._took_part(self._coordinator, effect.task.round_id, participant):
                 return True
-            await self._post(_refusal(effect, error))
+            await self._post(_refusal(effect, error, cause="coordinator"))
             return False
         return True
 
@@ -168,14 +188,14 @@ class Outgoing:
         return known is not None and known.closed and participant in known.participants
 
 
-def _refusal(effect: e.SendStart, error: PropellerError) -> e.DispatchRefused:
+def _refusal(effect: e.SendStart, error: PropellerError, *, cause: str) -> e.DispatchRefused:
     return e.DispatchRefused(
         task_id=effect.task.id,
         run=effect.run.number,
         attempt=effect.run.attempts[-1].number,
         error=error.message,
         failure=error.reason,
-        cause="coordinator",
+        cause=cause,
     )
 
 

@@ -60,12 +60,14 @@ class Shell:
         metrics: RoleMetrics,
         perform: Callable[[Effect], Awaitable[None]],
         saved: Callable[[e.SaveRun], None] = lambda _saved: None,
+        luck: Callable[[], float] = lambda: 0.5,
         heartbeat_s: float,
     ) -> None:
         self._store = store
         self._clock = clock
         self._perform = perform
         self._saved = saved
+        self._luck = luck
         self._heartbeat_s = heartbeat_s
         self._left: list[_Item] = []
         """Taken from the inbox and not yet decided."""
@@ -148,7 +150,8 @@ class Shell:
     def _decide_one(self, item: _Item, batch: _Batch) -> None:
         now = self._clock.now()
         try:
-            commands = self.engine.handle(item.event, Now(mono_s=now.mono_s, wall_s=now.wall_s))
+            moment = Now(mono_s=now.mono_s, wall_s=now.wall_s, luck=self._luck())
+            commands = self.engine.handle(item.event, moment)
         except CallerError as error:
             _settle(item.done, error)
         except Exception as error:  # noqa: BLE001 - one event must not end the manager

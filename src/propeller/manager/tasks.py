@@ -4,7 +4,7 @@ Requests about one task take turns (a lock per task), so that a run's number is 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from random import Random
@@ -227,6 +227,16 @@ class Tasks:
         if found is None:
             raise NotFound(f"proplet {proplet_id} is not registered", code="unknown_proplet")
         return found, found.alive(self._clock.now().mono_s), ledger.roster.count(proplet_id)
+
+    async def cordon(self, proplet_id: str, *, cordoned: bool, draining: bool = False) -> None:
+        """Take a proplet out of use, or back; draining also moves away what can run elsewhere."""
+        await self._shell.submit(
+            e.Cordoned(proplet_id=proplet_id, cordoned=cordoned, draining=draining, cause="user")
+        )
+
+    async def label(self, proplet_id: str, labels: Mapping[str, str]) -> None:
+        """Give a proplet these labels instead of those that it had."""
+        await self._shell.submit(e.Labelled(proplet_id=proplet_id, labels=labels, cause="user"))
 
     async def forget(self, proplet_id: str) -> None:
         """Remove a proplet that is offline and idle; raises `Conflict` otherwise."""

@@ -12,6 +12,7 @@ import msgspec
 from propeller import limits
 from propeller.core.events import SaveRun
 from propeller.core.flow import Flow
+from propeller.core.run import RunState
 from propeller.core.task import Task
 from propeller.errors import Conflict
 from propeller.ports import Instant
@@ -79,6 +80,14 @@ class HistoryReads:
             return parts(connection, task_id, run) or (row["results"] if row else None)
 
         return await self._database.read(read)
+
+    async def run_state(self, task_id: str, run: int) -> RunState | None:
+        """See `stores.ManagerStore`."""
+        key = {"task_id": task_id, "run": run}
+        row = await self._database.read(
+            lambda connection: connection.execute(_FLOWS.select_results, key).fetchone()
+        )
+        return None if row is None else RunState(row["state"])
 
     async def events(self, task_id: str, *, offset: int, limit: int) -> tuple[int, list[TaskEvent]]:
         """See `stores.ManagerStore`."""

@@ -8,7 +8,7 @@ from propeller import limits
 from propeller.core.events import DropProplet, SaveProplet, SaveRun
 from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
-from propeller.core.run import Run
+from propeller.core.run import Run, RunState
 from propeller.core.task import Task
 from propeller.errors import Bug
 from propeller.fl.launch import Launch, LaunchState
@@ -229,6 +229,11 @@ class MemoryManagerStore:
     async def results_of(self, task_id: str, run: int) -> bytes | None:
         """See `stores.ManagerStore`."""
         return self._results((task_id, run))
+
+    async def run_state(self, task_id: str, run: int) -> RunState | None:
+        """See `stores.ManagerStore`."""
+        found = self.runs.get((task_id, run))
+        return found[0].state if found else None
 
     async def events(self, task_id: str, *, offset: int, limit: int) -> tuple[int, list[TaskEvent]]:
         """See `stores.ManagerStore`."""

@@ -266,6 +266,8 @@ class Start(Struct, frozen=True, kw_only=True):
     """Proves to the coordinator that this participant was asked for this round; never shown to the guest."""
     seed: int | msgspec.UnsetType = msgspec.UNSET
     """A trainer's only randomness: from (experiment seed, round, participant)."""
+    parent_results: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    """What the dependencies that completed came to, by task id; only with `depends_on`."""
 
 
 class Stop(Struct, frozen=True, kw_only=True):

@@ -196,6 +196,9 @@ class PropletView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     alive: bool | UnsetType = UNSET
     protocol: int = 0
     slots: int = 0
+    cordoned: bool = False
+    draining: bool = False
+    labels: dict[str, str] = {}
     last_alive_at: str = ""
     metadata: dict[str, Any] | UnsetType = UNSET
 

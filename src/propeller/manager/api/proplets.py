@@ -1,6 +1,6 @@
 """Routes of proplets."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import delete, get
 from litestar.handlers import HTTPRouteHandler
@@ -9,6 +9,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from propeller import limits
 from propeller.manager.api.views import proplet_view
 from propeller.manager.tasks import Tasks
+from propeller.wire.sdf import proplet_document
 from propeller.wire.tasks import HistoryPage, PropletPage, PropletView, rfc3339
 
 Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
@@ -53,4 +54,9 @@ def proplet_routes(tasks: Tasks) -> list[HTTPRouteHandler]:
             offset=offset, limit=limit, total=len(times), history=times[offset : offset + limit]
         )
 
-    return [list_proplets, view_proplet, delete_proplet, alive_history]
+    @get("/proplets/{proplet_id:str}/sdf", summary="What a proplet is, as an SDF document")
+    async def proplet_sdf(proplet_id: FromPath[str]) -> dict[str, Any]:
+        proplet, _, _ = tasks.proplet(proplet_id)
+        return proplet_document(proplet.id, proplet.name)
+
+    return [list_proplets, view_proplet, delete_proplet, alive_history, proplet_sdf]

@@ -136,6 +136,9 @@ def proplet_view(proplet: Proplet, *, alive: bool, task_count: int) -> PropletVi
         alive=alive,
         protocol=2 if proplet.lane == "directed" else 1,
         slots=proplet.slots,
+        cordoned=proplet.cordoned,
+        draining=proplet.draining,
+        labels=dict(proplet.labels),
         last_alive_at=rfc3339(proplet.last_alive_at_s) if proplet.last_alive_at_s else "",
         metadata=dict(proplet.metadata),
     )

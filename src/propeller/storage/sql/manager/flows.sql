@@ -42,4 +42,4 @@ WHERE tasks.flow_id = :id;
 SELECT body FROM tasks WHERE next_run IS NOT NULL ORDER BY next_run, id;
 
 -- name: select_results
-SELECT results FROM runs WHERE task_id = :task_id AND number = :run;
+SELECT state, results FROM runs WHERE task_id = :task_id AND number = :run;
