@@ -83,6 +83,11 @@ TASK_ENV_BYTES_MAX = 256 * 1024
 TASK_INPUTS_MAX = 1024
 TASK_RESULT_BYTES_MAX = 512 * 1024
 """A result stored with a run; a longer stdout is cut by the guest's output limit first."""
+TASK_LOG_BYTES = 2 * 1024 * 1024
+TASK_LOGS_BYTES_MAX = 256 * 1024 * 1024
+"""What the manager keeps of the logs of one task, and of all together; the oldest goes first."""
+ENDLESS_S = 100 * 365 * 86_400.0
+"""The wall limit of a service or a latent task: none to speak of, yet a number that every store takes."""
 RUN_WAIT_S = 600.0
 """How long an accepted run waits for a proplet before it fails."""
 RUN_DISPATCH_S = 60.0

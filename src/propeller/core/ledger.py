@@ -238,7 +238,9 @@ class Ledger:
         return [self.runs[task_id] for task_id in self.roster.held(proplet_id)]
 
     def wall_s(self, run: Run) -> float:
-        """The run's wall-time limit (seconds): the task's own, else the default."""
+        """The run's wall-time limit (seconds): the task's own, else the default; none for a service."""
+        if self.tasks[run.task_id].endless:
+            return limits.ENDLESS_S
         return self.tasks[run.task_id].limits.wall_s or limits.GUEST_WALL_S
 
     def lost_at(self, run: Run) -> float:

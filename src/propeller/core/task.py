@@ -62,6 +62,8 @@ class Task:
     inputs: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     daemon: bool = False
+    latent: bool = False
+    """Loaded and waiting for calls rather than run to an end."""
     proplet_id: str = ""
     broadcast: bool = False
     priority: int = 50
@@ -86,6 +88,11 @@ class Task:
     restart: Retry | None = None
     reschedule: Retry | None = None
     disconnect: Disconnect = field(default_factory=Disconnect)
+
+    @property
+    def endless(self) -> bool:
+        """Whether its runs go on until they are stopped."""
+        return self.daemon or self.latent
 
     @property
     def flow_id(self) -> str:
@@ -137,6 +144,8 @@ def _check_name(name: str) -> None:
 
 
 def _check_placement(task: Task) -> None:
+    if task.latent and (task.daemon or task.broadcast or task.federated):
+        raise BadInput("a latent task is neither a daemon, nor broadcast, nor part of a training round")
     if task.broadcast and task.proplet_id:
         raise BadInput("invalid value provided: broadcast and proplet_id are mutually exclusive")
     if task.broadcast:

@@ -17,6 +17,8 @@ from propeller.errors import PropellerError
 from propeller.http.server import Offload, create_app
 from propeller.manager.api.flows import flow_routes
 from propeller.manager.api.history import history_routes
+from propeller.manager.api.invoke import invoke_routes
+from propeller.manager.api.logs import log_routes
 from propeller.manager.api.operation import operation_routes
 from propeller.manager.api.proplets import proplet_routes
 from propeller.manager.api.rounds import round_routes
@@ -26,7 +28,9 @@ from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.cron import Cron
 from propeller.manager.flows import Flows
 from propeller.manager.intake import Intake
+from propeller.manager.invoke import Invocations
 from propeller.manager.listen import Listener
+from propeller.manager.logs import Logs, LogStore
 from propeller.manager.measures import Measures
 from propeller.manager.outgoing import Outgoing
 from propeller.manager.rounds import Rounds
@@ -37,6 +41,7 @@ from propeller.storage.blobs import FileBlobs
 from propeller.storage.manager_store import ROLE as STORAGE_ROLE
 from propeller.storage.manager_store import SqliteManagerStore
 from propeller.storage.sqlite import Database
+from propeller.storage.task_logs import FileTaskLogs, MemoryTaskLogs
 from propeller.stores import ManagerStore
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
@@ -61,6 +66,7 @@ class Manager:
         clock: Clock,
         random: Random,
         metrics: RoleMetrics | None = None,
+        logs: LogStore | None = None,
         offload: Offload = asyncio.to_thread,
     ) -> None:
         self._config = config
@@ -103,6 +109,15 @@ class Manager:
             random=random,
             coordinator=coordinator,
         )
+        self.invocations = Invocations(
+            topics=config.topics,
+            bus=bus,
+            store=store,
+            clock=clock,
+            random=random,
+            engine=lambda: self.shell.engine,
+        )
+        self.logs = Logs(logs or MemoryTaskLogs(), clock=clock, engine=lambda: self.shell.engine)
         self._measures = Measures(store=store, clock=clock, engine=lambda: self.shell.engine, metrics=metrics)
         self._listener = Listener(
             topics=config.topics,
@@ -112,6 +127,8 @@ class Manager:
             spawn=self._spawn,
             mirror_root=config.mirror_root,
             answers={
+                FromProplet.INVOKE_RESULTS: self.invocations.heard,
+                FromProplet.LOGS: self.logs.heard,
                 FromProplet.METRICS: self._measures.proplet,
                 FromProplet.TASK_METRICS: self._measures.task,
             },
@@ -121,6 +138,8 @@ class Manager:
             ROLE,
             [
                 *task_routes(self.tasks, blobs),
+                *invoke_routes(self.invocations),
+                *log_routes(self.logs, self.tasks),
                 *flow_routes(self.flows),
                 *history_routes(self.tasks, store),
                 *operation_routes(self.tasks),
@@ -144,6 +163,7 @@ class Manager:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.shell.run())
                 group.create_task(self._outgoing.run())
+                group.create_task(self.logs.run())
                 group.create_task(self._bus.run(session, self._listener))
                 group.create_task(self.rounds.resume())
                 group.create_task(self.flows.run())
@@ -212,6 +232,7 @@ async def opened(
             clock=clock,
             random=random,
             metrics=metrics,
+            logs=FileTaskLogs(data_dir / "task-logs"),
         )
         await manager.recover()
         yield manager

@@ -13,7 +13,7 @@ from propeller.errors import BadInput, TooLarge, Unsupported
 from propeller.wire import codec
 from propeller.wire.tasks import LimitsBody, RetryBody, TaskBody
 
-_NOT_OFFERED = ("daemon", "broadcast", "latent", "encrypted", "kbs_resource_path", "hal_storage_path")
+_NOT_OFFERED = ("daemon", "broadcast", "encrypted", "kbs_resource_path", "hal_storage_path")
 """Fields of the original that this release refuses unless they have their zero value."""
 _KINDS = {"", "standard", "federated"}
 _MODES = {"", "infer", "train"}
@@ -99,6 +99,7 @@ def _task(body: TaskBody, task_id: str, now_s: float, workflow_id: str, job_id: 
         metadata=_metadata(body),
         limits=_limits(body.limits),
         daemon=bool(body.daemon),
+        latent=bool(body.latent),
         broadcast=bool(body.broadcast),
         workflow_id=workflow_id,
         job_id=job_id,

@@ -79,6 +79,7 @@ def _original(task: Task, attempt: Attempt, config: ManagerConfig) -> Start:
         inputs=list(task.inputs) or UNSET,
         cli_args=list(task.cli_args) if task.cli_args is not None else None,
         daemon=task.daemon,
+        latent=task.latent,
         env=dispatch_env(task, config) or UNSET,
         proplet_id=attempt.proplet_id,
     )

@@ -121,6 +121,17 @@ def _number_text(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)  # noqa: PLR2004
 
 
+class InvokeBody(Struct, frozen=True, kw_only=True):
+    """`POST /tasks/{id}/invoke`: what this call has of its own."""
+
+    inputs: list[str | int | float] | None = None
+    env: dict[str, str] | None = None
+
+    def inputs_text(self) -> tuple[str, ...]:
+        """Inputs as text, as a task has them."""
+        return tuple(item if isinstance(item, str) else _number_text(item) for item in self.inputs or ())
+
+
 class AttemptView(Struct, frozen=True, kw_only=True):
     """One attempt of the shown run."""
 
@@ -144,6 +155,7 @@ class TaskView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs: list[str] = []
     env: dict[str, str] = {}
     daemon: bool | UnsetType = UNSET
+    latent: bool = False
     encrypted: bool | UnsetType = UNSET
     proplet_id: str = ""
     broadcast: bool = False

@@ -42,6 +42,7 @@ def task_view(record: TaskRecord) -> TaskView:
         inputs=list(task.inputs),
         env=dict(task.env),
         daemon=task.daemon,
+        latent=task.latent,
         encrypted=False,
         proplet_id=_shown_proplet(task, attempt),
         broadcast=task.broadcast,

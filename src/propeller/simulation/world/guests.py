@@ -99,7 +99,10 @@ def _step(
 
 
 async def _echo(job: GuestJob) -> GuestDone | GuestFailed:
-    return GuestDone(stdout=f"hello from {job.env.get('PROPLET_ID', '')}", stderr="")
+    said = f"hello from {job.env.get('PROPLET_ID', '')}{''.join(f' {text}' for text in job.inputs)}"
+    if job.on_output is not None:
+        job.on_output("stdout", said.encode(), 0)
+    return GuestDone(stdout=said, stderr="")
 
 
 async def _trap(_job: GuestJob) -> GuestDone | GuestFailed:
