@@ -193,6 +193,10 @@ class BlobFiles(Blobs, Protocol):
         """A writer for content that arrives in pieces, in memory one piece at a time."""
         ...
 
+    async def size(self, digest: str) -> int:
+        """Its length in bytes; raises `NotFound`."""
+        ...
+
     async def mapped(self, digest: str) -> memoryview:
         """The content as it lies there: read where it is touched, and not verified. Raises `NotFound`."""
         ...

@@ -59,6 +59,7 @@ async def test_a_round_of_many_is_one_argument(offload):
     body = json.loads(await offload(aggregate_body, work, BASE, EMPTY, (len(content),) * 200, content * 200))
     assert [one["proplet_id"] for one in body["updates"]] == who
     assert {str(one["update"]) for one in body["updates"]} == {"{'w': [0.0, 0.0, 0.0, 0.0]}"}
-    posted, model_hash = await offload(model_body, b'{"model":{"w":[1,2,3,4]}}', BASE, work, used(work))
+    posted, kind, model_hash = await offload(model_body, b'{"model":{"w":[1,2,3,4]}}', BASE, work, used(work))
+    assert kind == "application/json"
     assert json.loads(posted)["model"] == {"w": [1.0, 2.0, 3.0, 4.0]}
     assert len(model_hash) == 64

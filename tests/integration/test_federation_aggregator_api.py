@@ -61,11 +61,11 @@ async def test_refusal_names_update_and_tensor(services):
     assert "'w'" in said["error"]
 
 
-async def test_body_by_reference_is_refused_clearly(services):
-    """Its content type is reserved, not guessed at."""
+async def test_updates_inside_a_body_of_references_are_refused_clearly(services):
+    """The content type says what the body is; it is not guessed at."""
     kind = {"content-type": "application/vnd.propeller.aggregate+json"}
     status, said = await services.ask("POST", URL, BODY, **kind)
-    assert (status, said["code"]) == (400, "unsupported")
+    assert (status, said["code"]) == (400, "undecodable")
 
 
 async def test_health_and_metrics(services):

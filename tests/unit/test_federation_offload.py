@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -95,13 +94,12 @@ async def test_close_ends_a_job_in_progress_and_leaves_no_process(offload):
 async def test_loop_stays_awake_while_the_process_works(offload):
     """Work that would hold the interpreter lock holds another interpreter's."""
     await offload(where, LARGE)
-    job, worst_s = asyncio.create_task(offload(spin, LARGE)), 0.0
+    job, turns = asyncio.create_task(offload(spin, LARGE)), 0
     while not job.done():
-        before = time.monotonic()
         await asyncio.sleep(0.001)
-        worst_s = max(worst_s, time.monotonic() - before)
+        turns += 1
     assert await job > 0
-    assert worst_s < 0.25
+    assert turns > 20, "the loop had hardly a turn while the job ran"
 
 
 def _alive(pid: int) -> bool:

@@ -165,6 +165,10 @@ class CoordinatorStore(Protocol):
         """The accepted updates of a round, in participant order."""
         ...
 
+    async def refers_to(self, blob: str) -> bool:
+        """Whether any accepted update's tensors are this blob."""
+        ...
+
     async def contents(self, round_id: str) -> list[StoredUpdate]:
         """The same with their tensors."""
         ...

@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from propeller import limits
 from propeller.core.ids import check_id
@@ -40,6 +41,20 @@ class Draft:
     metrics: Metrics
     tensors: Tensors
     content: str
+
+
+class Sent(Protocol):
+    """Whatever says from whom, and for which round, an update is."""
+
+    @property
+    def round_id(self) -> str:
+        """The round."""
+        ...
+
+    @property
+    def participant(self) -> str:
+        """Who sent it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +104,33 @@ def read(
     tensors, _version = from_json(update, what)
     if not tensors:
         raise BadInput(f"{what} has no tensors; send the trained model in `update`", code="empty_update")
+    return drafted(
+        tensors,
+        round_id=round_id,
+        participant=participant,
+        samples=counted,
+        metrics=metrics,
+        base_uri=base_uri,
+        base_hash=base_hash,
+    )
+
+
+def drafted(
+    tensors: Tensors,
+    *,
+    round_id: str,
+    participant: str,
+    samples: object,
+    metrics: object,
+    base_uri: str,
+    base_hash: str,
+) -> Draft:
+    """The draft of tensors that came in a form of their own, such as a file; reads all, for their hash.
+
+    Raises what `read` raises.
+    """
+    what = f"the update of {participant!r} for round {round_id!r}"
+    counted = check_samples(samples, what)
     return Draft(
         round_id=round_id,
         participant=participant,
@@ -165,7 +207,7 @@ def admit(draft: Draft, terms: Terms, base: Tensors) -> Update:
     )
 
 
-def check_participant(draft: Draft, terms: Terms) -> None:
+def check_participant(draft: Sent, terms: Terms) -> None:
     """Raise `Denied` `not_a_participant` unless the round asked for this participant."""
     if draft.participant not in terms.participants:
         raise Denied(

@@ -62,6 +62,8 @@ def settings_of(settings: CoordinatorRole) -> CoordinatorSettings:
         topics=topics_of(settings.mqtt.identity),
         registry_url=settings.model_registry_url,
         aggregator_url=settings.aggregator_url,
+        share_files=settings.share_files,
+        own_url=settings.own_url,
         mirror=settings.mirror,
         token_secret=settings.token_secret,
         require_update_token=settings.require_update_token,

@@ -35,9 +35,14 @@ def topics(config: Config) -> Topics:
     return Topics(one.domain_id, one.channel_id)
 
 
-def aggregator(up: UpRole) -> AggregatorRole:
-    """What the aggregator is told."""
-    return AggregatorRole(listen=listen(up, "aggregator"), level=up.level)
+def aggregator(up: UpRole, place: Place) -> AggregatorRole:
+    """What the aggregator is told: it shares the disk with the coordinator."""
+    return AggregatorRole(
+        listen=listen(up, "aggregator"),
+        roots=(up.data.role("coordinator"),),
+        origins=(place.local_url("coordinator"), place.local_url("model-registry")),
+        level=up.level,
+    )
 
 
 def model_registry(up: UpRole, config: Config) -> ModelRegistryRole:
@@ -78,6 +83,8 @@ def coordinator(up: UpRole, config: Config, place: Place, secret: bytes) -> Coor
         mqtt=Mqtt(identity=config.identity("coordinator"), address=place.mqtt_address),
         model_registry_url=place.local_url("model-registry"),
         aggregator_url=place.local_url("aggregator"),
+        share_files=True,
+        own_url=place.local_url("coordinator"),
         token_secret=secret,
         require_update_token=not is_local(up.host),
         level=up.level,

@@ -4,6 +4,7 @@ Each function opens what its role owns, serves until cancelled, and closes it. I
 """
 
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -15,6 +16,7 @@ from litestar import Litestar
 from propeller.broker.credentials import CredentialStore
 from propeller.clock import SystemClock
 from propeller.federation.aggregator import app as aggregator
+from propeller.federation.aggregator.by_reference import Reach
 from propeller.federation.data_store import app as data_store
 from propeller.federation.model_registry import app as model_registry
 from propeller.federation.offload import SizedOffload
@@ -30,6 +32,7 @@ from propeller.roles.settings import (
     ModelRegistryRole,
     RegistryRole,
 )
+from propeller.roles.web import http_client
 from propeller.storage.blobs import FileBlobs
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics, watch_loop_lag
@@ -40,11 +43,14 @@ def bound(listen: Listen) -> socket.socket:
     return bind(listen.host, listen.port, listen.flag)
 
 
-async def run_aggregator(_settings: AggregatorRole, sock: socket.socket) -> None:
+async def run_aggregator(settings: AggregatorRole, sock: socket.socket) -> None:
     """Serve the aggregator until cancelled."""
     metrics = RoleMetrics(aggregator.ROLE)
-    async with sized_offload() as offload:
-        await answer(aggregator.build(offload=offload, metrics=metrics), sock, metrics)
+    async with sized_offload() as offload, http_client() as http:
+        reach = Reach(roots=settings.roots, origins=settings.origins, http=http)
+        threads = len(os.sched_getaffinity(0))
+        app = aggregator.build(offload=offload, reach=reach, threads=threads, metrics=metrics)
+        await answer(app, sock, metrics)
 
 
 async def run_model_registry(settings: ModelRegistryRole, sock: socket.socket) -> None:

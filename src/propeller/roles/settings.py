@@ -85,9 +85,11 @@ class Mqtt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregatorRole:
-    """The aggregator keeps nothing."""
+    """The aggregator keeps nothing. It takes updates from files in `roots`, and from `origins` by HTTP."""
 
     listen: Listen
+    roots: tuple[Path, ...] = ()
+    origins: tuple[str, ...] = ()
     level: Level = "info"
 
 
@@ -146,6 +148,10 @@ class CoordinatorRole:
     mqtt: Mqtt
     model_registry_url: str
     aggregator_url: str
+    share_files: bool = False
+    """The aggregator runs on this machine and may map the files of updates."""
+    own_url: str = ""
+    """Where the aggregator finds this coordinator otherwise."""
     token_secret: bytes = field(default=b"", repr=False)
     require_update_token: bool = False
     mirror: bool = True

@@ -54,7 +54,12 @@ def aggregator(told: Told) -> None:
     """Run the aggregator."""
     layers = told.layers("aggregator")
     settings = AggregatorRole(
-        listen=listen_of(layers, "aggregator", port_env=("AGGREGATOR_PORT",)), level=level_of(layers)
+        listen=listen_of(layers, "aggregator", port_env=("AGGREGATOR_PORT",)),
+        origins=(
+            _url(layers, "coordinator_url", "COORDINATOR_URL", "coordinator"),
+            _url(layers, "model_registry_url", "MODEL_REGISTRY_URL", "model-registry"),
+        ),
+        level=level_of(layers),
     )
     _serve("aggregator", settings.level, settings.listen, lambda sock: run_aggregator(settings, sock))
 
@@ -121,6 +126,11 @@ def coordinator(told: Told) -> None:
         mqtt=mqtt_of(told, layers, "coordinator", "COORDINATOR"),
         model_registry_url=_url(layers, "model_registry_url", "MODEL_REGISTRY_URL", "model-registry"),
         aggregator_url=_url(layers, "aggregator_url", "AGGREGATOR_URL", "aggregator"),
+        own_url=layers.text(
+            "public_url",
+            ("COORDINATOR_PUBLIC_URL",),
+            default=f"http://{_shown(listen.host)}:{listen.port}",
+        ).rstrip("/"),
         token_secret=_data(told, layers).update_token_secret(),
         require_update_token=layers.switch(
             "require_update_token", ("REQUIRE_UPDATE_TOKEN",), default=not is_local(listen.host)

@@ -101,6 +101,10 @@ class MemoryCoordinatorStore:
         """See `fl.store.CoordinatorStore`."""
         return [one.record for one in await self.contents(round_id)]
 
+    async def refers_to(self, blob: str) -> bool:
+        """See `fl.store.CoordinatorStore`."""
+        return any(one.content.blob == blob for sent in self._updates.values() for one in sent.values())
+
     async def contents(self, round_id: str) -> list[StoredUpdate]:
         """See `fl.store.CoordinatorStore`."""
         known = self._updates.get(round_id, {})

@@ -92,6 +92,10 @@ class SqliteCoordinatorStore:
         """See `fl.store.CoordinatorStore`."""
         return [_update(row["record"]) for row in await self._rows("updates", round_id=round_id)]
 
+    async def refers_to(self, blob: str) -> bool:
+        """See `fl.store.CoordinatorStore`."""
+        return bool((await self._rows("count_blob", blob=blob))[0]["uses"])
+
     async def contents(self, round_id: str) -> list[StoredUpdate]:
         """See `fl.store.CoordinatorStore`."""
         return [

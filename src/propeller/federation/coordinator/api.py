@@ -1,15 +1,17 @@
 """The coordinator's routes: bodies in, decisions asked for, views out. It decides and stores nothing."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.response import Stream
 
 from propeller import limits
+from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound
 from propeller.federation.coordinator.engine import round_record
-from propeller.federation.coordinator.intake import Sender
+from propeller.federation.coordinator.intake import Said, Sender
 from propeller.federation.coordinator.shell import Coordinator
 from propeller.federation.coordinator.views import (
     experiment_detail,
@@ -22,7 +24,9 @@ from propeller.federation.coordinator.views import (
 )
 from propeller.fl.store import RoundRecord
 from propeller.http.answers import AnyRequest
-from propeller.http.server import json_body, json_bytes
+from propeller.http.large import file_answer
+from propeller.http.server import json_body, json_bytes, media_type
+from propeller.wire import codec
 from propeller.wire.experiments import (
     ExperimentBody,
     ExperimentConfigured,
@@ -38,8 +42,10 @@ from propeller.wire.experiments import (
     RoundTaskAnswer,
     UpdateAnswer,
 )
+from propeller.wire.models import SAFETENSORS
 
 TOKEN_HEADER = "x-update-token"  # noqa: S105 - the name of a header
+_DIGITS_MAX = 20
 CBOR_TYPES = frozenset({"application/cbor", "application/cbor-seq"})
 
 Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
@@ -89,9 +95,21 @@ def _updates(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     def sender(request: AnyRequest) -> Sender:
         return Sender(token=request.headers.get(TOKEN_HEADER, ""))
 
-    @post("/update", status_code=200, summary="A participant's update")
+    @post(
+        "/update",
+        status_code=200,
+        summary="A participant's update",
+        request_max_body_size=limits.MODEL_FILE_BYTES_MAX,
+    )
     async def update(request: AnyRequest) -> UpdateAnswer:
-        """200 once the update is on disk; `duplicate` if this very update was there already."""
+        """200 once the update is on disk; `duplicate` if this very update was there already.
+
+        A body of type `application/vnd.safetensors` is the trained model itself, in the dtypes of the base;
+        what JSON says beside `update` is then said by headers: `x-round-id`, `x-proplet-id`, `x-num-samples`,
+        `x-metrics` (JSON), `x-base-model-uri`, `x-base-hash`, `x-update-token`.
+        """
+        if media_type(request) == SAFETENSORS:
+            return _taken(await coordinator.intake.take_file(request.stream(), _said(request)))
         raw = await json_bytes(request, "the update")
         return _taken(await coordinator.intake.take(raw, "json", sender(request)))
 
@@ -103,7 +121,27 @@ def _updates(coordinator: Coordinator) -> list[HTTPRouteHandler]:
             raise BadInput(f"content type {given!r}: send application/cbor", code="content_type")
         return _taken(await coordinator.intake.take(await request.body(), "cbor", sender(request)))
 
-    return [update, update_cbor]
+    @get("/blobs/{digest:str}", summary="An accepted update's file, for the aggregator")
+    async def blob(digest: FromPath[str], token: FromQuery[str] = "") -> Response[bytes] | Stream:
+        """Only with the token that the coordinator itself made for this file."""
+        return file_answer(await coordinator.blob(digest, token), SAFETENSORS)
+
+    return [update, update_cbor, blob]
+
+
+def _said(request: AnyRequest) -> Said:
+    """What headers say of an update that comes as a file. Raises `BadInput`, `DecodeError`."""
+    told = request.headers.get
+    samples, metrics = told("x-num-samples", ""), told("x-metrics", "")
+    return Said(
+        round_id=check_id(told("x-round-id", ""), "x-round-id"),
+        participant=check_id(told("x-proplet-id", ""), "x-proplet-id"),
+        samples=int(samples) if samples.isdecimal() and len(samples) < _DIGITS_MAX else samples,
+        metrics=codec.decode(dict[str, Any], metrics.encode(), what="x-metrics") if metrics else None,
+        base_uri=told("x-base-model-uri", ""),
+        base_hash=told("x-base-hash", ""),
+        sender=Sender(token=told(TOKEN_HEADER, "")),
+    )
 
 
 def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:

@@ -10,7 +10,7 @@ from propeller.federation.coordinator.shell import Coordinator
 from propeller.federation.offload import Offload
 from propeller.fl.store import CoordinatorStore
 from propeller.http.server import create_app
-from propeller.ports import Blobs, Bus, Clock, Http
+from propeller.ports import BlobFiles, Bus, Clock, HttpStreams
 from propeller.telemetry.metrics import RoleMetrics
 
 ROLE = "coordinator"
@@ -20,9 +20,9 @@ async def build(
     *,
     settings: CoordinatorSettings,
     store: CoordinatorStore,
-    blobs: Blobs,
+    blobs: BlobFiles,
     bus: Bus,
-    http: Http,
+    http: HttpStreams,
     clock: Clock,
     offload: Offload,
     random: Random,

@@ -125,7 +125,7 @@ class Experiments:
                 f"round {taken!r} was registered before, with another request; choose another id",
                 code="round_id_taken",
             )
-        _, base_hash = await self._peers.base(spec.model)
+        base_hash = (await self._peers.base(spec.model)).sha256
         opened = await self._decide(
             lambda batch, now: self._engine.open(
                 spec, digest=digest, base_hash=base_hash, batch=batch, now=now

@@ -3,7 +3,8 @@
 Knows no topics and no routes. What a sender must hear is raised; `Answer` is the good news.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
@@ -14,12 +15,14 @@ from propeller.federation.coordinator.peers import Peers
 from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.federation.offload import Offload
 from propeller.fl import update as updates
+from propeller.fl.round import Round
 from propeller.fl.store import Content, CoordinatorStore
 from propeller.fl.strategies.registry import strategy
-from propeller.fl.tensors import Tensors, to_safetensors
+from propeller.fl.tensor_files import view
+from propeller.fl.tensors import Tensors, check_like, to_safetensors
 from propeller.fl.token import verify_token
 from propeller.fl.update import Draft, Terms, Update
-from propeller.ports import Blobs, Instant
+from propeller.ports import BlobFiles, Instant
 from propeller.wire import cbor, codec
 from propeller.wire.experiments import UpdateBody
 
@@ -48,6 +51,19 @@ class Sender:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What is said of an update that comes as a file, beside it. Ids are lawful; the rest is not checked."""
+
+    round_id: str
+    participant: str
+    samples: object
+    metrics: object
+    base_uri: str = ""
+    base_hash: str = ""
+    sender: Sender
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What was read: a draft, or why there is none, and for which round."""
 
@@ -66,7 +82,7 @@ class Intake:
         settings: CoordinatorSettings,
         engine: Engine,
         store: CoordinatorStore,
-        blobs: Blobs,
+        blobs: BlobFiles,
         peers: Peers,
         offload: Offload,
         decide: Decide,
@@ -78,6 +94,8 @@ class Intake:
         self._peers = peers
         self._offload = offload
         self._decide = decide
+        self._arriving: Counter[str] = Counter()
+        """Files that are on disk and not yet decided upon, by digest."""
 
     async def take(self, raw: bytes, form: Form, sender: Sender) -> Answer:
         """The update in `raw` counts once this returns. Raises `CallerError` with the reason, `PeerError`."""
@@ -102,7 +120,73 @@ class Intake:
             return await self._after_the_end(draft)
         return "accepted" if counted else "duplicate"
 
-    def _check_token(self, draft: Draft, in_body: str, sender: Sender) -> None:
+    async def take_file(self, pieces: AsyncIterator[bytes], said: Said) -> Answer:
+        """The same of an update that is a safetensors file: it goes to disk as it comes, and is read there.
+
+        Who may not send, or sends for a round that is not live, is told before anything is read.
+        """
+        try:
+            self._check_token(said, "", said.sender)
+            live = self._engine.rounds.get(said.round_id)
+            if live is None:
+                return await self._filed_late(pieces, said)
+            updates.check_participant(said, self._terms(live.round))
+            return await self._filed(pieces, said, live.round)
+        except CallerError as error:
+            self._engine.refused(said.round_id, error.reason)
+            raise
+
+    async def _filed(self, pieces: AsyncIterator[bytes], said: Said, round_: Round) -> Answer:
+        base = (await self._peers.base(round_.spec.base)).tensors
+        chosen = self._engine.experiments[round_.spec.series].experiment.spec.strategy
+        size, digest = await self._written(pieces, strategy(chosen).expects(base).bytes)
+        try:
+            file = await self._blobs.mapped(digest)
+            update = await self._offload(admit_file, file, said, self._terms(round_), base, chosen)
+            counted = await self._decide(
+                lambda batch, now: self._engine.submit(
+                    update, size=size, content=Content(blob=digest), batch=batch, now=now
+                )
+            )
+            if counted is None:
+                return await self._after_the_end(update)
+        except CallerError:
+            await self._forget(digest)
+            raise
+        finally:
+            self._arriving[digest] -= 1
+        return "accepted" if counted else "duplicate"
+
+    async def _filed_late(self, pieces: AsyncIterator[bytes], said: Said) -> Answer:
+        """A file for a round that is not live: read only if it may be a repetition of one that counted."""
+        known = {one.accepted.participant: one for one in await self._store.updates(said.round_id)}
+        if said.participant not in known:
+            return await self._after_the_end(said)
+        _, digest = await self._written(pieces, known[said.participant].bytes)
+        try:
+            return await self._after_the_end(
+                await self._offload(draft_file, await self._blobs.mapped(digest), said)
+            )
+        finally:
+            await self._forget(digest)
+            self._arriving[digest] -= 1
+
+    async def _written(self, pieces: AsyncIterator[bytes], wanted: int) -> tuple[int, str]:
+        """Size and digest of a file that came whole; `wanted` is what its data should weigh, in bytes."""
+        most = min(wanted + limits.TENSOR_HEADER_BYTES_MAX, limits.MODEL_FILE_BYTES_MAX)
+        async with self._blobs.open_writer(most) as writer:
+            async for piece in pieces:
+                await writer.write(piece)
+            size, digest = writer.size, await writer.commit()
+        self._arriving[digest] += 1
+        return size, digest
+
+    async def _forget(self, digest: str) -> None:
+        """Delete the file of a refused update, unless the same bytes count elsewhere, or are about to."""
+        if self._arriving[digest] == 1 and not await self._store.refers_to(digest):
+            await self._blobs.delete(digest)
+
+    def _check_token(self, draft: Draft | Said, in_body: str, sender: Sender) -> None:
         token = sender.token or in_body
         if not token and (sender.proven or not self._settings.require_update_token):
             return
@@ -119,17 +203,20 @@ class Intake:
         live = self._engine.rounds.get(draft.round_id)
         if live is None:
             return None
-        spec = live.round.spec
-        terms = Terms(
+        spec, terms = live.round.spec, self._terms(live.round)
+        updates.check_participant(draft, terms)
+        base = (await self._peers.base(spec.base)).tensors
+        chosen = self._engine.experiments[spec.series].experiment.spec.strategy
+        return await self._run(draft.tensors.bytes, admit_update, draft, terms, base, chosen)
+
+    def _terms(self, round_: Round) -> Terms:
+        spec = round_.spec
+        return Terms(
             round_id=spec.round_id,
-            participants=frozenset(live.round.participants),
+            participants=frozenset(round_.participants),
             base=spec.base,
             base_hash=spec.base_hash,
         )
-        updates.check_participant(draft, terms)
-        base, _ = await self._peers.base(spec.base)
-        chosen = self._engine.experiments[spec.series].experiment.spec.strategy
-        return await self._run(draft.tensors.bytes, admit_update, draft, terms, base, chosen)
 
     async def _stored(self, update: Update, content: bytes) -> Content:
         live = self._engine.rounds.get(update.round_id)
@@ -138,7 +225,7 @@ class Intake:
             return Content(inline=content)
         return Content(blob=await self._blobs.put(content))
 
-    async def _after_the_end(self, draft: Draft) -> Answer:
+    async def _after_the_end(self, draft: Draft | Update | Said) -> Answer:
         """The answer for a round that is not live: unknown, or closed for all but a repetition."""
         where = f"round {draft.round_id!r}"
         record = await self._store.round(draft.round_id)
@@ -148,7 +235,7 @@ class Intake:
             raise Denied(f"{draft.participant!r} is not a participant of {where}", code="not_a_participant")
         for known in await self._store.updates(draft.round_id):
             if known.accepted.participant == draft.participant:
-                if known.accepted.content == draft.content:
+                if not isinstance(draft, Said) and known.accepted.content == draft.content:
                     return "duplicate"
                 raise Conflict(
                     f"{draft.participant!r} already sent another update for {where}; the first one counts",
@@ -210,3 +297,23 @@ def admit_update(draft: Draft, terms: Terms, base: Tensors, chosen: str) -> tupl
     """The admitted update and its safetensors file; it has the tensors that the `chosen` strategy expects."""
     update = updates.admit(draft, terms, strategy(chosen).expects(base))
     return update, to_safetensors(update.tensors)
+
+
+def draft_file(file: memoryview, said: Said) -> Draft:
+    """The draft in `file`. Raises `BadInput`, `TooLarge`."""
+    return updates.drafted(
+        view(file, f"the update of {said.participant!r} for round {said.round_id!r}"),
+        round_id=said.round_id,
+        participant=said.participant,
+        samples=said.samples,
+        metrics=said.metrics,
+        base_uri=said.base_uri,
+        base_hash=said.base_hash,
+    )
+
+
+def admit_file(file: memoryview, said: Said, terms: Terms, base: Tensors, chosen: str) -> Update:
+    """The admitted update in `file`, which must have the dtypes of the model: it is not written again."""
+    draft, expected = draft_file(file, said), strategy(chosen).expects(base)
+    check_like(draft.tensors, expected, f"the update of {said.participant!r} for round {said.round_id!r}")
+    return updates.admit(draft, terms, expected)

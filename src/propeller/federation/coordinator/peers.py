@@ -6,15 +6,21 @@ can run wherever `offload` runs them.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Final
 
+import numpy as np
+from msgspec import structs
+
 from propeller import limits
-from propeller.errors import BadInput, CallerError, DecodeError, PeerRefused, PeerUnavailable
+from propeller.errors import BadInput, CallerError, PeerRefused
+from propeller.federation.coordinator.pouring import Pipe, decoded, good, pour
 from propeller.federation.offload import Offload
+from propeller.fl.aggregation import state_like
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.strategies.registry import strategy
+from propeller.fl.tensor_files import header_bytes, layout_of, shapes
 from propeller.fl.tensors import (
     EMPTY,
     Tensors,
@@ -25,23 +31,30 @@ from propeller.fl.tensors import (
     from_json,
     from_safetensors,
     to_json,
+    to_safetensors,
 )
 from propeller.fl.versions import GLOBAL_MODEL
-from propeller.ports import Http, Response
+from propeller.ports import HttpStreams, Response
 from propeller.wire import codec
 from propeller.wire.models import (
+    MODEL_FILES,
+    SAFETENSORS,
     AggregateBody,
+    AggregateFiles,
     Folded,
     ModelInfo,
     ModelStored,
+    Source,
+    StoreFiles,
     StoreModel,
     StrategyUsed,
+    UpdateSource,
     UpdateToFold,
 )
 
 BASES_MAX: Final = 8
 """Base models kept decoded: rounds of a few experiments at a time share them."""
-_JSON: Final = {"content-type": "application/json"}
+_REFUSED: Final = "registry_refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +65,10 @@ class Work:
     base: ModelRef
     participants: Sequence[str]
     samples: Sequence[int]
-    contents: Sequence[bytes]
+    contents: Sequence[bytes] = ()
+    """Of a model that is not large."""
+    files: Sequence[UpdateSource] = ()
+    """Of a large one."""
     strategy: str
     strategy_version: int
     options: Mapping[str, Any]
@@ -67,18 +83,31 @@ class Made:
     model_hash: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A model version. Of a `large` one there are names, shapes and dtypes only; its values read as zeros."""
+
+    tensors: Tensors
+    sha256: str
+    file_bytes: int
+    """Size of its safetensors file."""
+    large: bool = False
+
+
 class Peers:
     """Both services, over one HTTP client."""
 
-    def __init__(self, *, http: Http, registry_url: str, aggregator_url: str, offload: Offload) -> None:
+    def __init__(
+        self, *, http: HttpStreams, registry_url: str, aggregator_url: str, offload: Offload
+    ) -> None:
         self._http = http
         self._registry = registry_url.rstrip("/")
         self._aggregator = aggregator_url.rstrip("/")
         self._offload = offload
-        self._bases: OrderedDict[ModelRef, tuple[Tensors, str]] = OrderedDict()
+        self._bases: OrderedDict[ModelRef, Base] = OrderedDict()
 
-    async def base(self, ref: ModelRef) -> tuple[Tensors, str]:
-        """A model version and its content hash. Versions never change, so the last few are remembered.
+    async def base(self, ref: ModelRef) -> Base:
+        """A model version. Versions never change, so the last few are remembered.
 
         Raises `BadInput` `missing_model` if the registry does not have it, `PeerUnavailable`, `PeerRefused`.
         """
@@ -94,65 +123,133 @@ class Peers:
 
         Raises `PeerUnavailable` (try again) or `PeerRefused` (never again).
         """
-        base, _ = await self.base(work.base)
+        base = await self.base(work.base)
+        if base.large:
+            return await self._made_of_files(work, base)
         state = await self._state(work)
         sizes = tuple(len(content) for content in work.contents)
         # One argument, however many clients: a worker process takes a bounded number of them.
         joined = b"".join(work.contents)
-        body = await self._offload(aggregate_body, _without_contents(work), base, state, sizes, joined)
+        lighter = replace(work, contents=())
+        body = await self._offload(aggregate_body, lighter, base.tensors, state, sizes, joined)
         answer = await self._ask("POST", f"{self._aggregator}/aggregate", body, "aggregator")
         try:
-            posted, model_hash = await self._offload(
-                model_body, answer.body, base, _without_contents(work), used(work)
+            posted, kind, model_hash = await self._offload(
+                model_body, answer.body, base.tensors, lighter, used(work)
             )
         except CallerError as error:
             raise PeerRefused(
                 f"the aggregator's model is no good: {error}", code="aggregator_refused"
             ) from error
-        stored = await self._ask("POST", f"{self._registry}/models", posted, "registry")
-        version = _decoded(ModelStored, stored.body, "the registry's answer").version
+        stored = await self._ask("POST", f"{self._registry}/models", posted, "registry", kind)
+        version = decoded(ModelStored, stored.body, "the registry's answer").version
         return Made(version=version, model_hash=model_hash)
+
+    # --- small models --------------------------------------------------------------------------------------
 
     async def _state(self, work: Work) -> Tensors:
         """What the strategy kept with the base; nothing if another strategy made it, or none."""
-        chosen, path = strategy(work.strategy), f"{self._registry}/models/{work.base.name}/versions"
-        if not chosen.slots:
+        if not await self._continues(work):
             return EMPTY
-        path = f"{path}/{work.base.version}"
-        told = await self._ask("GET", f"{path}/info", b"", "registry")
-        made_by = _decoded(ModelInfo, told.body, "the registry's answer").strategy
-        if made_by is None or (made_by.name, made_by.version) != (chosen.name, chosen.version):
-            return EMPTY
-        answer = await self._ask("GET", f"{path}/state", b"", "registry")
+        answer = await self._ask("GET", f"{self._version(work.base)}/state", b"", "registry")
         state, _ = await self._offload(base_of, answer.body, f"state of {work.base.uri}")
         return state
 
-    async def _fetch(self, ref: ModelRef) -> tuple[Tensors, str]:
-        path = (
-            f"/models/{ref.version}"
-            if ref.name == GLOBAL_MODEL
-            else f"/models/{ref.name}/versions/{ref.version}"
-        )
+    async def _continues(self, work: Work) -> bool:
+        """Whether the strategy keeps a state, and made the base too."""
+        chosen = strategy(work.strategy)
+        if not chosen.slots:
+            return False
+        told = await self._ask("GET", f"{self._version(work.base)}/info", b"", "registry")
+        made_by = decoded(ModelInfo, told.body, "the registry's answer").strategy
+        return made_by is not None and (made_by.name, made_by.version) == (chosen.name, chosen.version)
+
+    def _version(self, ref: ModelRef) -> str:
+        return f"{self._registry}/models/{ref.name}/versions/{ref.version}"
+
+    async def _fetch(self, ref: ModelRef) -> Base:
+        """The model's file, or if it is large only the beginning of it."""
+        most = limits.MODEL_BY_REFERENCE_BYTES
         try:
-            answer = await self._ask("GET", self._registry + path, b"", "registry")
+            answer = await self._part(ref, most)
         except PeerRefused as error:
             if error.status != 404:  # noqa: PLR2004 - the HTTP status
                 raise
             raise BadInput(
                 f"the model registry has no {ref.uri}; store that version first", code="missing_model"
             ) from error
-        if len(answer.body) <= limits.HTTP_JSON_OFFLOAD_BYTES:
-            return base_of(answer.body, ref.uri)
-        return await self._offload(base_of, answer.body, ref.uri)
+        if not answer.headers.get("content-type", "").startswith(SAFETENSORS):
+            # A registry that knows JSON only.
+            tensors, sha256 = await self._offload(base_of, answer.body, ref.uri)
+            return Base(tensors=tensors, sha256=sha256, file_bytes=0)
+        head, whole = answer.body, int(answer.headers.get("content-range", "").rpartition("/")[2] or 0)
+        try:
+            if not whole:
+                tensors, sha256 = await self._offload(base_of_file, answer.body, ref.uri)
+                return Base(tensors=tensors, sha256=sha256, file_bytes=len(answer.body))
+            needed = header_bytes(head[:8], ref.uri)
+            if needed > len(head):
+                head = (await self._part(ref, needed)).body
+            return Base(
+                tensors=shapes(head, ref.uri),
+                sha256=answer.headers.get("etag", "").strip('"').partition(".")[0],
+                file_bytes=whole,
+                large=True,
+            )
+        except CallerError as error:
+            raise PeerRefused(f"the registry's {ref.uri} is no model: {error}", code=_REFUSED) from error
 
-    async def _ask(self, method: str, url: str, body: bytes, peer: str) -> Response:
-        answer = await self._http.request(method, url, headers=_JSON if body else None, body=body)
-        if 200 <= answer.status < 300:  # noqa: PLR2004 - HTTP's own classes
-            return answer
-        said = f"{method} {url} answered {answer.status}: {_said(answer.body)}"
-        if answer.status >= 500 or answer.status == 429:  # noqa: PLR2004
-            raise PeerUnavailable(said, code=f"{peer}_unavailable")
-        raise PeerRefused(said, status=answer.status, code=f"{peer}_refused")
+    async def _part(self, ref: ModelRef, size: int) -> Response:
+        """The first `size` bytes of a version's file; or all of it as JSON, from a registry without files."""
+        headers = {"accept": f"{SAFETENSORS}, application/json;q=0.5", "range": f"bytes=0-{size - 1}"}
+        url = f"{self._registry}/models/{ref.version}" if ref.name == GLOBAL_MODEL else self._version(ref)
+        return good(await self._http.request("GET", url, headers=headers), f"GET {url}", "registry")
+
+    async def _ask(
+        self, method: str, url: str, body: bytes, peer: str, kind: str = "application/json"
+    ) -> Response:
+        headers = {"content-type": kind} if body else None
+        answer = await self._http.request(method, url, headers=headers, body=body)
+        return good(answer, f"{method} {url}", peer)
+
+    # --- large models --------------------------------------------------------------------------------------
+
+    async def _made_of_files(self, work: Work, base: Base) -> Made:
+        """Have files folded, and pour the answer into the registry: nothing of it is kept here."""
+        chosen = strategy(work.strategy)
+        like = chosen.expects(base.tensors)
+        kept = state_like(chosen, like)
+        model, state = layout_of(like), layout_of(kept)
+        asked = AggregateFiles(
+            updates=list(work.files),
+            strategy=work.strategy,
+            options=dict(work.options),
+            base=Source(url=self._version(work.base), bytes=base.file_bytes) if chosen.needs_base else None,
+            state=Source(url=f"{self._version(work.base)}/state", bytes=state.bytes)
+            if await self._continues(work)
+            else None,
+        )
+        head = codec.encode(
+            StoreFiles(
+                name=work.base.name,
+                model_bytes=model.bytes,
+                state_bytes=state.bytes if kept else 0,
+                parent=work.base.version,
+                round_id=work.round_id,
+                strategy=used(work),
+                participants=list(work.participants),
+                metrics=dict(work.metrics),
+            )
+        )
+        size = model.bytes + (state.bytes if kept else 0)
+        stored = await pour(
+            self._http,
+            asked,
+            aggregate_url=f"{self._aggregator}/aggregate",
+            models_url=f"{self._registry}/models",
+            pipe=Pipe(head + b"\n", model.header, size),
+        )
+        return Made(version=stored.version, model_hash=stored.sha256)
 
 
 def used(work: Work) -> StrategyUsed:
@@ -163,10 +260,17 @@ def used(work: Work) -> StrategyUsed:
 def base_of(body: bytes, what: str) -> tuple[Tensors, str]:
     """The tensors of a bare model object and their hash. Raises `PeerRefused` if it is none."""
     try:
-        tensors, _ = from_json(_decoded(dict[str, Any], body, what), what)
+        tensors, _ = from_json(decoded(dict[str, Any], body, what), what)
         check_finite(tensors, what)
     except CallerError as error:
-        raise PeerRefused(f"the registry's {what} is no model: {error}", code="registry_refused") from error
+        raise PeerRefused(f"the registry's {what} is no model: {error}", code=_REFUSED) from error
+    return tensors, content_hash(tensors)
+
+
+def base_of_file(content: bytes, what: str) -> tuple[Tensors, str]:
+    """The same of a safetensors file, which keeps dtypes. Raises `BadInput`, `TooLarge`."""
+    tensors = from_safetensors(content, what)
+    check_finite(tensors, what)
     return tensors, content_hash(tensors)
 
 
@@ -194,50 +298,39 @@ def aggregate_body(work: Work, base: Tensors, state: Tensors, sizes: Sequence[in
     )
 
 
-def model_body(answer: bytes, base: Tensors, work: Work, made_by: StrategyUsed) -> tuple[bytes, str]:
-    """The aggregator's answer checked against `base`: the body of `POST /models`, and the content hash."""
+def model_body(answer: bytes, base: Tensors, work: Work, made_by: StrategyUsed) -> tuple[bytes, str, str]:
+    """The aggregator's answer checked against `base`: body and type of `POST /models`, and the content hash.
+
+    JSON knows float64 only, so a model that has other types goes as files.
+    """
     what = "the aggregator's answer"
-    folded = _decoded(Folded, answer, what)
+    folded = decoded(Folded, answer, what)
     like = strategy(work.strategy).expects(base)
     model = cast_like(from_json(folded.model, what)[0], like, what)
     check_like(model, like, what)
     check_finite(model, what)
     state, _ = from_json(folded.state, f"the state in {what}")
-    body = StoreModel(
-        model=to_json(model),
+    head = StoreFiles(
         name=work.base.name,
         parent=work.base.version,
         round_id=work.round_id,
         strategy=made_by,
         participants=list(work.participants),
         metrics=dict(work.metrics),
+    )
+    digest = content_hash(model)
+    if any(array.dtype != np.float64 for array in model.values()):
+        files = to_safetensors(model), to_safetensors(state) if state else b""
+        line = structs.replace(head, model_bytes=len(files[0]), state_bytes=len(files[1]))
+        return b"".join((codec.encode(line), b"\n", *files)), MODEL_FILES, digest
+    body = StoreModel(
+        model=to_json(model),
         state=to_json(state),
+        name=head.name,
+        parent=head.parent,
+        round_id=head.round_id,
+        strategy=head.strategy,
+        participants=head.participants,
+        metrics=head.metrics,
     )
-    return codec.encode(body), content_hash(model)
-
-
-def _without_contents(work: Work) -> Work:
-    """What travels to a worker beside the contents, which go as plain bytes."""
-    return Work(
-        round_id=work.round_id,
-        base=work.base,
-        participants=tuple(work.participants),
-        samples=tuple(work.samples),
-        contents=(),
-        strategy=work.strategy,
-        strategy_version=work.strategy_version,
-        options=dict(work.options),
-        metrics=dict(work.metrics),
-    )
-
-
-def _decoded(kind: Any, body: bytes, what: str) -> Any:
-    return codec.decode(kind, body, what=what, limit_bytes=limits.HTTP_BODY_BYTES_MAX)
-
-
-def _said(body: bytes) -> str:
-    try:
-        said = codec.decode(dict[str, Any], body, what="an error")
-    except DecodeError:
-        return body[:200].decode("utf-8", "replace").strip()
-    return str(said.get("error", ""))[:200]
+    return codec.encode(body), "application/json", digest

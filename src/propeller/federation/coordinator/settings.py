@@ -12,6 +12,10 @@ class CoordinatorSettings:
     topics: Topics
     registry_url: str
     aggregator_url: str
+    share_files: bool = False
+    """The aggregator sees this coordinator's blobs on its own disk: large updates go to it as paths."""
+    own_url: str = ""
+    """Where it finds them otherwise; empty: nowhere."""
     mirror: bool = True
     """Whether the older application's root topics are spoken too."""
     token_secret: bytes = field(default=b"", repr=False)

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from propeller import limits
-from propeller.errors import Bug, CallerError, PeerRefused, PropellerError
+from propeller.errors import Bug, CallerError, Denied, PeerRefused, PropellerError
 from propeller.federation.coordinator.engine import Batch, Engine
 from propeller.federation.coordinator.experiments import Experiments
 from propeller.federation.coordinator.intake import Intake
@@ -25,12 +25,16 @@ from propeller.fl.round import RoundState
 from propeller.fl.round_events import Aggregated, AggregationFailed
 from propeller.fl.store import Changes, CoordinatorStore, NoticeKind, StoredUpdate
 from propeller.fl.strategies.registry import strategy
+from propeller.fl.token import make_token, verify_token
 from propeller.fl.update import mean_metrics
-from propeller.ports import Blobs, Bus, BusSession, Clock, Http, Instant
+from propeller.ports import BlobFiles, Bus, BusSession, Clock, HttpStreams, Instant
 from propeller.telemetry.logs import about, logger
 from propeller.telemetry.metrics import RoleMetrics
+from propeller.wire.models import UpdateSource
 
 T = TypeVar("T")
+BLOB = "blob"
+"""What stands for the round in the token of a blob that the aggregator fetches."""
 
 
 @dataclass(slots=True)
@@ -51,9 +55,9 @@ class Coordinator:
         *,
         settings: CoordinatorSettings,
         store: CoordinatorStore,
-        blobs: Blobs,
+        blobs: BlobFiles,
         bus: Bus,
-        http: Http,
+        http: HttpStreams,
         clock: Clock,
         offload: Offload,
         random: Random,
@@ -119,6 +123,13 @@ class Coordinator:
         item = _Item(decision, asyncio.get_running_loop().create_future())
         await self._inbox.put(item)
         return await item.answer  # type: ignore[no-any-return]
+
+    async def blob(self, digest: str, token: str) -> memoryview:
+        """An accepted update's file. Raises `Denied` without the right token, `NotFound`."""
+        secret = self.settings.token_secret
+        if not secret or not verify_token(secret, BLOB, digest, token):
+            raise Denied("this file is for the aggregator, which is told a token for it", code="bad_token")
+        return await self._blobs.mapped(digest)
 
     # --- batches -------------------------------------------------------------------------------------------
 
@@ -235,13 +246,15 @@ class Coordinator:
         chosen = [stored[participant] for participant in participants]
         spec = self.engine.experiments[live.round.spec.series].experiment.spec
         metrics = mean_metrics((one.record.accepted.samples, one.record.accepted.metrics) for one in chosen)
+        large = (await self._peers.base(live.round.spec.base)).large
         made: Made = await self._peers.make(
             Work(
                 round_id=round_id,
                 base=live.round.spec.base,
                 participants=participants,
                 samples=[one.record.accepted.samples for one in chosen],
-                contents=[await self._content(one) for one in chosen],
+                contents=() if large else [await self._content(one) for one in chosen],
+                files=[await self._file(one) for one in chosen] if large else (),
                 strategy=spec.strategy,
                 strategy_version=strategy(spec.strategy).version,
                 options=spec.options,
@@ -253,6 +266,19 @@ class Coordinator:
     async def _content(self, update: StoredUpdate) -> bytes:
         inline = update.content.inline
         return inline if inline is not None else await self._blobs.get(update.content.blob)
+
+    async def _file(self, update: StoredUpdate) -> UpdateSource:
+        """Where the aggregator finds the update: on a disk that both see, else here."""
+        accepted, digest = update.record.accepted, update.content.blob
+        path = self._blobs.file_of(digest) if self.settings.share_files else None
+        token = make_token(self.settings.token_secret, BLOB, digest) if self.settings.token_secret else ""
+        return UpdateSource(
+            url=path.absolute().as_uri() if path else f"{self.settings.own_url}/blobs/{digest}?token={token}",
+            bytes=await self._blobs.size(digest),
+            sha256=digest,
+            participant=accepted.participant,
+            samples=accepted.samples,
+        )
 
 
 def _answer(item: _Item) -> None:

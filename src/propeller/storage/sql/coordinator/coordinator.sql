@@ -1,5 +1,8 @@
 -- The coordinator's queries.
 
+-- name: count_blob
+SELECT count(*) AS uses FROM updates WHERE blob = :blob;
+
 -- name: put_experiment
 INSERT INTO experiments (series, experiment_id, state, record)
 VALUES (:series, :experiment_id, :state, :record)
