@@ -129,9 +129,6 @@ static span_t tail(span_t span, size_t most) {
 }
 
 static void put_usage(text_t *text, const usage_t *usage) {
-    if (usage->wall_ms == 0 && usage->cpu_ms == 0 && usage->memory_bytes == 0) {
-        return;
-    }
     json_put_name(text, "usage");
     text_char(text, '{');
     if (usage->wall_ms > 0) {
