@@ -1,4 +1,4 @@
-"""The firmware's portable parts, compiled for this machine under sanitizers, as something to ask. No test lives here.
+"""The firmware's portable parts, compiled for this machine under sanitizers. No test lives here.
 
 `build` compiles once; `Firmware` is one process that answers a line of JSON with a line of text.
 """
@@ -15,10 +15,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FIRMWARE = ROOT / "firmware"
 VECTORS = FIRMWARE / "tests" / "vectors" / "messages.json"
-FLAGS = (
-    "-std=c11 -g -O1 -Wall -Wextra -Werror -Wpedantic -Wshadow -Wconversion "
-    "-fsanitize=address,undefined -fno-sanitize-recover=all -DAGENT_HELD_MAX=256 -DAGENT_TOMBSTONES_MAX=1024"
-).split()
+FLAGS = [
+    "-std=c11",
+    "-g",
+    "-O1",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wpedantic",
+    "-Wshadow",
+    "-Wconversion",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-DAGENT_HELD_MAX=256",
+    "-DAGENT_TOMBSTONES_MAX=1024",
+]
 
 
 def build(directory: Path) -> Path:
