@@ -8,6 +8,7 @@ import typer
 from propeller.cli.session import Limit, Offset, commas, json_option, pairs, read_bytes, session
 
 if TYPE_CHECKING:
+    from propeller.client import Client
     from propeller.wire.tasks import TaskBody
 
 app = typer.Typer(help="Create, start, watch and stop tasks.", no_args_is_help=True)
@@ -82,10 +83,6 @@ def run(
     timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds to wait for the end.")] = 600.0,
 ) -> None:
     """Create a task, start it, wait for its end and print its results; exits 1 if it failed."""
-    from propeller.client.tasks import state_of
-    from propeller.core.task import TaskState
-    from propeller.errors import PeerRefused
-
     body = _body(
         name=name,
         image_url=image_url,
@@ -100,12 +97,7 @@ def run(
     with session(ctx).client() as client:
         made = client.tasks.create(body)
         client.tasks.start(made.id)
-        task = client.tasks.wait(made.id, timeout_s=timeout_s)
-        if state_of(task) is not TaskState.COMPLETED:
-            raise PeerRefused(
-                f"task {task.id} ended as {state_of(task).name.lower()}: {task.error or task.reason}"
-            )
-        session(ctx).show(client.tasks.results(task.id))
+        _await_end(ctx, client, made.id, timeout_s)
 
 
 @app.command()
@@ -191,10 +183,34 @@ def stop(ctx: typer.Context, task_id: TaskId) -> None:
 
 
 @app.command()
+def wait(
+    ctx: typer.Context,
+    task_id: TaskId,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds to wait for the end.")] = 600.0,
+) -> None:
+    """Wait for the end of the latest run and print its results; exits 1 if it failed."""
+    with session(ctx).client() as client:
+        _await_end(ctx, client, task_id, timeout_s)
+
+
+@app.command()
 def results(ctx: typer.Context, task_id: TaskId) -> None:
     """What the latest run gave."""
     with session(ctx).client() as client:
         session(ctx).show(client.tasks.results(task_id))
+
+
+def _await_end(ctx: typer.Context, client: "Client", task_id: str, timeout_s: float) -> None:
+    """Print the results of the latest run once it has ended; raises `PeerRefused` if it ended badly."""
+    from propeller.client.tasks import state_of
+    from propeller.core.task import TaskState
+    from propeller.errors import PeerRefused
+
+    task = client.tasks.wait(task_id, timeout_s=timeout_s)
+    state = state_of(task)
+    if state is not TaskState.COMPLETED:
+        raise PeerRefused(f"task {task_id} ended as {state.name.lower()}: {task.error or task.reason}")
+    session(ctx).show(client.tasks.results(task_id))
 
 
 def _body(
