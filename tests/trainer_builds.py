@@ -10,7 +10,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TRAINERS = ROOT / "examples" / "trainers"
 GO_CACHE = ROOT / ".pytest_cache" / "d" / "go-build"
-SHIPPED = ROOT / "src" / "propeller" / "roles" / "assets" / "logreg.wasm"
+ASSETS = ROOT / "src" / "propeller" / "roles" / "assets"
+SHIPPED = ASSETS / "logreg.wasm"
+PERCEPTRON = ASSETS / "mlp.wasm"
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
@@ -20,14 +22,14 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def build_logreg(directory: Path) -> Path:
-    """The C trainer, by its own Makefile, with the compiler's caches in `directory`."""
-    built = directory / "logreg.wasm"
+def build_c(name: str, directory: Path) -> Path:
+    """The C trainer `name`, by its own Makefile, with the compiler's caches in `directory`."""
+    built = directory / f"{name}.wasm"
     caches = {
         "ZIG_GLOBAL_CACHE_DIR": str(directory / "global"),
         "ZIG_LOCAL_CACHE_DIR": str(directory / "local"),
     }
-    _run(["make", "-s", f"PYTHON={sys.executable}", f"OUT={built}"], TRAINERS / "logreg", caches)
+    _run(["make", "-s", f"PYTHON={sys.executable}", f"OUT={built}"], TRAINERS / name, caches)
     return built
 
 
