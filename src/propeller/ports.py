@@ -228,6 +228,17 @@ class Images(Protocol):
         ...
 
 
+class ImageTags(Protocol):
+    """Says what tags mean."""
+
+    async def pin(self, reference: str) -> str:
+        """The digest of the manifest that a reference means now: `sha256:…`.
+
+        Raises `BadInput` (reference), `NotFound`, `Denied`, `PeerUnavailable` (retryable), `PeerRefused`.
+        """
+        ...
+
+
 # --- models and data sets ----------------------------------------------------------------------------------
 
 

@@ -295,14 +295,24 @@ def test_an_image_that_is_not_wasm(system, tmp_path):
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize(
-    "image", ["local-registry:5000/none:v1", "localhost:1/a:b", "http://localhost:1/x.wasm"]
-)
+@pytest.mark.parametrize("image", ["local-registry:5000/none:v1", "http://localhost:1/x.wasm"])
 def test_an_image_that_nobody_has(system, image):
     """The task fails, and says which image."""
     ended = system.run(name="nobody", image_url=image, limits={"wall_s": 1})
     assert (ended["state"], ended["failure"]) == (4, "image"), ended
     assert image.partition("/")[2].removeprefix("/") in ended["error"], ended
+
+
+def test_a_registry_that_cannot_be_reached(system):
+    """The task waits on nobody's slot, says for which registry, and can be stopped."""
+    task_id = system.task(name="away", image_url="localhost:1/a:b")
+    system.post("manager", f"/tasks/{task_id}/start")
+    path = f"/tasks/{task_id}"
+    until("a reason", lambda: "localhost:1" in system.get("manager", path).body.get("reason", ""))
+    waiting = system.get("manager", path).body
+    assert (waiting["state"], waiting.get("attempts", [])) == (0, [])
+    assert system.post("manager", f"{path}/stop").status == 200
+    assert system.ended(task_id)["state"] == 6
 
 
 def test_a_trap(system):

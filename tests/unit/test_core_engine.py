@@ -351,3 +351,39 @@ def test_a_restored_engine_keeps_who_this_process_has_heard(engine):
     assert restored.ledger.alive("p", at(5))
     assert not Engine.restore([], live.values(), at(5)).ledger.alive("p", at(5))
     assert restored.ledger.roster.alive_count(5.0) == 1
+
+
+def test_a_tag_is_looked_up_before_anybody_gets_the_run():
+    """It waits, asks again every few seconds, says why, and every attempt has what the tag meant."""
+    engine = Engine(pins=True)
+    engine.handle(heard(), at(0))
+    out = start(engine, image_url="localhost:5000/x:latest")
+    assert kinds(out) == ["PinImage", "SaveRun"]
+    away = e.ImageNotPinned(task_id="t", run=1, error="registry is away", for_good=False, cause="test")
+    out = engine.handle(away, at(1))
+    assert (saved(out).state, saved(out).reason) == (RunState.WAITING, "registry is away")
+    assert kinds(engine.handle(e.Tick(), at(5))) == ["PinImage"]
+    out = engine.handle(e.ImagePinned(task_id="t", run=1, digest="sha256:1", cause="test"), at(6))
+    assert kinds(out)[-1] == "SendStart"
+    assert (saved(out).state, saved(out).image_digest) == (RunState.ASSIGNED, "sha256:1")
+    late = e.ImagePinned(task_id="t", run=1, digest="sha256:2", cause="test")
+    assert engine.handle(late, at(7)) == []
+    engine.validate()
+
+
+def test_an_image_that_is_not_there_ends_the_run():
+    """Waiting would not help."""
+    engine = Engine(pins=True)
+    start(engine, image_url="localhost:5000/x:latest")
+    gone = e.ImageNotPinned(task_id="t", run=1, error="no such image", for_good=True, cause="test")
+    run = saved(engine.handle(gone, at(1)))
+    assert (run.state, run.failure, run.reason) == (RunState.FAILED, "image", "no such image")
+    engine.validate()
+
+
+@pytest.mark.parametrize("url", ["", "https://x/y.wasm", "localhost:5000/x@sha256:1"])
+def test_what_has_no_tag_is_not_looked_up(url):
+    """Inline modules, plain URLs and pinned images go out at once."""
+    engine = Engine(pins=True)
+    engine.handle(heard(), at(0))
+    assert kinds(start(engine, image_url=url))[-1] == "SendStart"

@@ -18,6 +18,12 @@ DataDir = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-f", help="config.toml with identities.")]
 Settings = Annotated[Path | None, typer.Option("--settings", help="propeller.toml (./propeller.toml).")]
 Level = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error")]
+InsecureRegistry = Annotated[
+    list[str] | None, typer.Option("--insecure-registry", help="HOST:PORT reached by plain HTTP.")
+]
+RegistryAuth = Annotated[
+    Path | None, typer.Option("--registry-auth", help="Registry credentials, as in Docker's config.json.")
+]
 MqttAddress = Annotated[str | None, typer.Option("--mqtt-address", help="tcp://HOST:PORT of the broker.")]
 
 
@@ -63,6 +69,7 @@ def up(
     slots: Annotated[int | None, typer.Option(min=1, help="Tasks that one worker runs at once (1).")] = None,
     settings: Settings = None,
     log_level: Level = None,
+    registry_auth: RegistryAuth = None,
     parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
 ) -> None:
     """Start the whole system on this machine and leave it running until Ctrl-C."""
@@ -74,7 +81,7 @@ def up(
         "slots": slots, "log_level": log_level, "manager_port": manager_port,
         "coordinator_port": coordinator_port, "aggregator_port": aggregator_port,
         "model_registry_port": model_registry_port, "data_store_port": data_store_port,
-        "registry_port": registry_port, "mqtt_port": mqtt_port,
+        "registry_port": registry_port, "mqtt_port": mqtt_port, "registry_auth": _text(registry_auth),
     }  # fmt: skip
     run_up(_told(flags, settings, config), parent=parent)
 
@@ -89,6 +96,8 @@ def manager(
     coordinator_url: Annotated[str | None, typer.Option(help="Empty: no federated learning.")] = None,
     model_registry_url: Annotated[str | None, typer.Option(help="Handed to workers.")] = None,
     data_store_url: Annotated[str | None, typer.Option(help="Handed to workers.")] = None,
+    insecure_registry: InsecureRegistry = None,
+    registry_auth: RegistryAuth = None,
     settings: Settings = None,
     log_level: Level = None,
 ) -> None:
@@ -99,6 +108,7 @@ def manager(
         "host": host, "port": port, "data_dir": _text(data_dir), "mqtt_address": mqtt_address,
         "public_url": public_url, "coordinator_url": coordinator_url,
         "model_registry_url": model_registry_url, "data_store_url": data_store_url, "log_level": log_level,
+        "insecure_registries": insecure_registry or None, "registry_auth": _text(registry_auth),
     }  # fmt: skip
     standalone.manager(_told(flags, settings, config))
 
@@ -216,9 +226,8 @@ def proplet(
     allow_origin: Annotated[
         list[str] | None, typer.Option("--allow-origin", help="http://HOST:PORT that tasks may name, or *.")
     ] = None,
-    insecure_registry: Annotated[
-        list[str] | None, typer.Option("--insecure-registry", help="HOST:PORT reached by plain HTTP.")
-    ] = None,
+    insecure_registry: InsecureRegistry = None,
+    registry_auth: RegistryAuth = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Tasks run at once (1).")] = None,
     heartbeat: Annotated[str | None, typer.Option(help="Such as 10s.")] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
@@ -234,6 +243,7 @@ def proplet(
         "mqtt_address": mqtt_address, "manager_url": manager_url, "coordinator_url": coordinator_url,
         "model_registry_url": model_registry_url, "data_store_url": data_store_url,
         "allowed_origins": allow_origin or None, "insecure_registries": insecure_registry or None,
+        "registry_auth": _text(registry_auth),
         "slots": slots, "heartbeat": heartbeat, "metrics_port": metrics_port, "metrics": metrics,
         "log_level": log_level,
     }  # fmt: skip

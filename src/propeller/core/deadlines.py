@@ -5,6 +5,7 @@ from dataclasses import replace
 from propeller import limits
 from propeller.core import events as e
 from propeller.core.ledger import FOREVER, Ledger, Now
+from propeller.core.pinning import ask, unpinned
 from propeller.core.placement import why_waiting
 from propeller.core.policy import again
 from propeller.core.run import Attempt, AttemptState, Run, RunState
@@ -102,7 +103,8 @@ def _resend(ledger: Ledger, run: Run, now: Now) -> None:
     if run.resend_mono_s > now.mono_s:
         return
     if attempt is None:
-        ledger.keep(replace(run, resend_mono_s=FOREVER))  # its pause is over
+        over = replace(run, resend_mono_s=FOREVER)
+        ledger.keep(ask(ledger, run, now) if unpinned(ledger, run) else over)
         return
     pause = min(
         limits.DISPATCH_RETRY_S * 2 ** min(attempt.sends, _DOUBLINGS_MAX), limits.DISPATCH_RETRY_S_MAX

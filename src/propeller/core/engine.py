@@ -13,7 +13,7 @@ from typing import Any
 
 from propeller import limits
 from propeller.core import events as e
-from propeller.core import fleet, operation, reports, requests
+from propeller.core import fleet, operation, pinning, reports, requests
 from propeller.core.assignment import place
 from propeller.core.deadlines import expire
 from propeller.core.ledger import FOREVER, Ledger, Now
@@ -27,6 +27,8 @@ _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
     e.SkipRequested: requests.skip,
     e.StopRequested: requests.stop,
     e.Forgotten: requests.forget,
+    e.ImagePinned: pinning.pinned,
+    e.ImageNotPinned: pinning.not_pinned,
     e.Cordoned: operation.cordon,
     e.Labelled: operation.label,
     e.Announced: fleet.announced,
@@ -45,8 +47,8 @@ _NOBODY: Mapping[str, Proplet] = MappingProxyType({})
 class Engine:
     """Decides for one manager. Not thread-safe: one owner feeds it one event at a time."""
 
-    def __init__(self, *, heartbeat_s: float = limits.HEARTBEAT_S) -> None:
-        self.ledger = Ledger(heartbeat_s=heartbeat_s)
+    def __init__(self, *, heartbeat_s: float = limits.HEARTBEAT_S, pins: bool = False) -> None:
+        self.ledger = Ledger(heartbeat_s=heartbeat_s, pins=pins)
 
     @classmethod
     def restore(
@@ -56,6 +58,7 @@ class Engine:
         now: Now,
         *,
         heartbeat_s: float = limits.HEARTBEAT_S,
+        pins: bool = False,
         heard: Mapping[str, Proplet] = _NOBODY,
     ) -> "Engine":
         """An engine after a restart. Deadlines of the stored runs must already be re-armed.
@@ -63,7 +66,7 @@ class Engine:
         No proplet counts as alive before it is heard, and none as lost before it had time to be. `heard` is
         what this very process knew before: who is alive there stays alive.
         """
-        engine = cls(heartbeat_s=heartbeat_s)
+        engine = cls(heartbeat_s=heartbeat_s, pins=pins)
         ledger = engine.ledger
         lost_at = now.mono_s + ledger.patience_s + limits.ATTEMPT_LOST_S
         ledger.roster.restore(_as_heard(proplet, heard.get(proplet.id), lost_at) for proplet in proplets)

@@ -127,6 +127,27 @@ class DispatchRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePinned:
+    """What the image of a waiting run means: `digest` is that of its manifest."""
+
+    task_id: str
+    run: int
+    digest: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageNotPinned:
+    """Its registry did not say: it cannot be asked now, or, if `for_good`, there is no such image for us."""
+
+    task_id: str
+    run: int
+    error: str
+    for_good: bool
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cordoned:
     """An operator takes a proplet out of use or back in; `draining` also moves away what can be moved."""
 
@@ -170,6 +191,8 @@ Event = (
     | AttemptReport
     | LegacyReport
     | DispatchRefused
+    | ImagePinned
+    | ImageNotPinned
     | Forgotten
     | Cordoned
     | Labelled
@@ -206,6 +229,14 @@ class DropProplet:
     """Remove the proplet."""
 
     proplet_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinImage:
+    """Ask which image the run's task means; the answer is `ImagePinned` or `ImageNotPinned`."""
+
+    task: Task
+    run: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,4 +290,6 @@ class Ignored:
     event: Event
 
 
-Command = SaveRun | SaveProplet | DropProplet | SendStart | SendStop | SendAck | SendWelcome | Ignored
+Command = (
+    SaveRun | SaveProplet | DropProplet | PinImage | SendStart | SendStop | SendAck | SendWelcome | Ignored
+)

@@ -32,8 +32,10 @@ class Now:
 class Ledger:
     """What may still change. One owner, one event at a time."""
 
-    def __init__(self, *, heartbeat_s: float = limits.HEARTBEAT_S) -> None:
+    def __init__(self, *, heartbeat_s: float = limits.HEARTBEAT_S, pins: bool = False) -> None:
         self.heartbeat_s = heartbeat_s
+        self.pins = pins
+        """Whether somebody answers `PinImage`; without, tags go to proplets as they are."""
         self.runs: dict[str, Run] = {}
         """Live runs by task id (a task has at most one)."""
         self.tasks: dict[str, Task] = {}

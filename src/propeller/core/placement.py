@@ -4,12 +4,15 @@ from collections.abc import Iterable
 
 from propeller.core.constraints import score, unmet
 from propeller.core.ledger import Ledger
+from propeller.core.pinning import unpinned
 from propeller.core.run import Run
 
 
 def why_waiting(ledger: Ledger, run: Run, mono_s: float) -> str:
     """What the waiting run waits for now: its own proplet, or any."""
     if run.task_id in ledger.resting:
+        if unpinned(ledger, run):
+            return run.reason or "its image is looked up"
         left_s = max(0.0, run.resend_mono_s - mono_s)
         return f"{run.reason}; tries again in {left_s:.0f} s"
     home = ledger.home(run)

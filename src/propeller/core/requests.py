@@ -5,6 +5,7 @@ from dataclasses import replace
 from propeller import limits
 from propeller.core import events as e
 from propeller.core.ledger import Ledger, Now
+from propeller.core.pinning import ask, unpinned
 from propeller.core.run import Run, RunState
 from propeller.errors import Conflict, NotFound
 
@@ -31,7 +32,7 @@ def start(ledger: Ledger, event: e.StartRequested, now: Now) -> None:
         cause=event.cause,
         answers=event.answers,
     )
-    ledger.save(run, event.cause)
+    ledger.save(ask(ledger, run, now) if unpinned(ledger, run) else run, event.cause)
 
 
 def skip(ledger: Ledger, event: e.SkipRequested, now: Now) -> None:

@@ -145,6 +145,8 @@ class Run:
     """A proplet that gets the next attempt only if there is no other."""
     moving: bool = False
     """Whether a run that is being stopped goes on elsewhere."""
+    image_digest: str = ""
+    """What the task's image meant when the run began; empty before that is known, or without a tag."""
     answers: Mapping[str, int] = field(default_factory=dict)
     """Which runs of its parents it answers to, and which start of its job (see `core.flow`)."""
 

@@ -95,6 +95,12 @@ class Task:
         return self.daemon or self.latent
 
     @property
+    def tagged(self) -> bool:
+        """Whether its image is named by a tag, which may mean another one tomorrow."""
+        url = self.image_url.strip().lower()
+        return bool(url) and not url.startswith(("http://", "https://")) and "@" not in url
+
+    @property
     def flow_id(self) -> str:
         """The workflow or job it is part of; empty for none."""
         return self.workflow_id or self.job_id

@@ -64,6 +64,13 @@ class OciImages:
             return await self.download(image)
         return await take_module(self, image, self._offload)
 
+    async def pin(self, reference: str) -> str:
+        """The digest that a reference means now (`ports.ImageTags`)."""
+        image = self.parse(reference)
+        if isinstance(image, ModuleUrl):
+            raise BadInput(f"{reference!r} is a URL, which no registry pins", code="bad_reference")
+        return await self.resolve(image)
+
     async def resolve(self, reference: Reference) -> str:
         """The digest a reference means now: one HEAD, and a GET if the registry leaves the digest out."""
         if reference.digest is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from litestar import Litestar
 
-from propeller.core.events import SaveRun
+from propeller.core.events import PinImage, SaveRun
 from propeller.errors import PropellerError
 from propeller.http.server import Offload, create_app
 from propeller.manager.api.flows import flow_routes
@@ -33,10 +33,11 @@ from propeller.manager.listen import Listener
 from propeller.manager.logs import Logs, LogStore
 from propeller.manager.measures import Measures
 from propeller.manager.outgoing import Outgoing
+from propeller.manager.pins import Pins
 from propeller.manager.rounds import Rounds
-from propeller.manager.shell import Shell
+from propeller.manager.shell import Effect, Shell
 from propeller.manager.tasks import Tasks
-from propeller.ports import Blobs, Bus, BusSession, Clock, Http
+from propeller.ports import Blobs, Bus, BusSession, Clock, Http, ImageTags
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.manager_store import ROLE as STORAGE_ROLE
 from propeller.storage.manager_store import SqliteManagerStore
@@ -67,6 +68,7 @@ class Manager:
         random: Random,
         metrics: RoleMetrics | None = None,
         logs: LogStore | None = None,
+        images: ImageTags | None = None,
         offload: Offload = asyncio.to_thread,
     ) -> None:
         self._config = config
@@ -82,7 +84,9 @@ class Manager:
             saved=self._saved,
             luck=random.random,
             heartbeat_s=config.heartbeat_s,
+            pins=images is not None,
         )
+        self._pins = Pins(images, aliases=config.aliases, post=self.shell.post) if images else None
         self._outgoing = Outgoing(
             config=config,
             bus=bus,
@@ -170,6 +174,8 @@ class Manager:
                 group.create_task(self.cron.run())
                 group.create_task(self._measures.run())
         finally:
+            if self._pins:
+                await self._pins.close()
             for task in self._background:
                 task.cancel()
 
@@ -177,8 +183,11 @@ class Manager:
         if change.flow_id:
             self.flows.changed(change.flow_id)
 
-    async def _perform(self, effect: Any) -> None:
-        await self._outgoing.perform(effect)
+    async def _perform(self, effect: Effect) -> None:
+        if not isinstance(effect, PinImage):
+            await self._outgoing.perform(effect)
+        elif self._pins:
+            self._pins.ask(effect)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the message loop; its failure is logged, as nobody waits for it.
@@ -212,11 +221,13 @@ async def opened(
     http: Http,
     clock: Clock,
     random: Random,
+    images: ImageTags | None = None,
     metrics: RoleMetrics | None = None,
 ) -> AsyncIterator[Manager]:
     """A recovered manager over `manager.db` and `manager-blobs` in `data_dir`, which are its alone meanwhile.
 
-    Raises what `Database.open` raises. Bus and HTTP client stay the caller's to close.
+    With `images` every run of a tagged image has the digest that the tag had at its start; without, proplets
+    look tags up. Raises what `Database.open` raises. Bus and HTTP client stay the caller's to close.
     """
     database = await Database.open(data_dir / "manager.db", role=STORAGE_ROLE, base=config.topics.base)
     try:
@@ -233,6 +244,7 @@ async def opened(
             random=random,
             metrics=metrics,
             logs=FileTaskLogs(data_dir / "task-logs"),
+            images=images,
         )
         await manager.recover()
         yield manager

@@ -91,6 +91,8 @@ def _directed(start: Start, task: Task, run: Run, seed: int, config: ManagerConf
     start = msgspec.structs.replace(
         start, run=run.number, attempt=attempt.number, limits=_limits(task), module=_module(task, config)
     )
+    if run.image_digest:
+        start = msgspec.structs.replace(start, image_url=f"{start.image_url}@{run.image_digest}")
     if not task.federated:
         return start
     token = make_token(config.fl_secret, task.round_id, attempt.proplet_id) if config.fl_secret else UNSET

@@ -17,7 +17,6 @@ from propeller.errors import PeerUnavailable, PropellerError, TooLarge
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.dispatch import start_message, stop_message
-from propeller.manager.shell import Effect
 from propeller.ports import Blobs, Bus, Message
 from propeller.stores import ManagerStore
 from propeller.telemetry.logs import logger
@@ -34,7 +33,8 @@ QUEUE_EFFECTS_MAX = 20_000
 """Effects that may wait; beyond it new ones are dropped and counted, as every one of them is repeated."""
 
 
-AnyEffect = TypeVar("AnyEffect", bound=Effect)
+Sendable = e.SendStart | e.SendStop | e.SendAck | e.SendWelcome
+AnySendable = TypeVar("AnySendable", bound=Sendable)
 
 
 class Outgoing:
@@ -59,14 +59,14 @@ class Outgoing:
         self._coordinator = coordinator
         self._engine = engine
         self._post = post
-        self._queue: asyncio.Queue[Effect] = asyncio.Queue(QUEUE_EFFECTS_MAX)
+        self._queue: asyncio.Queue[Sendable] = asyncio.Queue(QUEUE_EFFECTS_MAX)
         self._joins: asyncio.Queue[e.SendStart] = asyncio.Queue(QUEUE_EFFECTS_MAX)
         self._sent = metrics.counter("propeller_manager_messages_sent", "Messages published", ["kind"])
         self._dropped = metrics.counter(
             "propeller_manager_messages_dropped", "Messages not published; each is repeated", ["kind"]
         )
 
-    async def perform(self, effect: Effect) -> None:
+    async def perform(self, effect: Sendable) -> None:
         """Queue one effect; never waits."""
         self._put(self._queue, effect)
 
@@ -78,14 +78,14 @@ class Outgoing:
             for _ in range(JOINERS):
                 group.create_task(self._send_forever(self._joins, self._start_of_joined))
 
-    def _put(self, queue: asyncio.Queue[AnyEffect], effect: AnyEffect) -> None:
+    def _put(self, queue: asyncio.Queue[AnySendable], effect: AnySendable) -> None:
         try:
             queue.put_nowait(effect)
         except asyncio.QueueFull:
             self._dropped.labels(type(effect).__name__).inc()
 
     async def _send_forever(
-        self, queue: asyncio.Queue[AnyEffect], write: Callable[[AnyEffect], Awaitable[Message | None]]
+        self, queue: asyncio.Queue[AnySendable], write: Callable[[AnySendable], Awaitable[Message | None]]
     ) -> None:
         while True:
             effect = await queue.get()
@@ -103,7 +103,7 @@ class Outgoing:
                 sent = False
             (self._sent if sent else self._dropped).labels(kind).inc()
 
-    async def _message(self, effect: Effect) -> Message | None:
+    async def _message(self, effect: Sendable) -> Message | None:
         match effect:
             case e.SendStart():
                 return await self._start(effect)

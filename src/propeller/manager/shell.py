@@ -27,9 +27,9 @@ _RETRY_S = 1.0
 _DECIDE_S_MAX = 0.02
 """How long one batch may hold the loop; what is left of it is the next batch."""
 
-Effect = e.SendStart | e.SendStop | e.SendAck | e.SendWelcome
+Effect = e.PinImage | e.SendStart | e.SendStop | e.SendAck | e.SendWelcome
 _SAVES = (e.SaveRun, e.SaveProplet, e.DropProplet)
-_EFFECTS = (e.SendStart, e.SendStop, e.SendAck, e.SendWelcome)
+_EFFECTS = (e.PinImage, e.SendStart, e.SendStop, e.SendAck, e.SendWelcome)
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class Shell:
         saved: Callable[[e.SaveRun], None] = lambda _saved: None,
         luck: Callable[[], float] = lambda: 0.5,
         heartbeat_s: float,
+        pins: bool = False,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -69,6 +70,7 @@ class Shell:
         self._saved = saved
         self._luck = luck
         self._heartbeat_s = heartbeat_s
+        self._pins = pins
         self._left: list[_Item] = []
         """Taken from the inbox and not yet decided."""
         self._inbox: asyncio.Queue[_Item] = asyncio.Queue(INBOX_EVENTS_MAX)
@@ -82,7 +84,7 @@ class Shell:
         metrics.gauge("propeller_manager_live_runs", "Runs that have not ended").set_function(
             lambda: len(self.engine.ledger.runs)
         )
-        self.engine = Engine(heartbeat_s=heartbeat_s)
+        self.engine = Engine(heartbeat_s=heartbeat_s, pins=pins)
 
     async def recover(self) -> None:
         """Rebuild the engine from the store: at start, and after a commit that failed."""
@@ -92,6 +94,7 @@ class Shell:
             await self._store.proplets(),
             Now(mono_s=now.mono_s, wall_s=now.wall_s),
             heartbeat_s=self._heartbeat_s,
+            pins=self._pins,
             heard=self.engine.ledger.proplets,
         )
 

@@ -12,11 +12,12 @@ from random import SystemRandom
 
 from propeller.bus.address import parse_address
 from propeller.bus.mqtt import MqttBus
+from propeller.clock import SystemClock
 from propeller.errors import StorageBroken
 from propeller.http.client import AiohttpHttp
 from propeller.images.cache import CachedImages
 from propeller.images.client import OciImages
-from propeller.ports import Instant
+from propeller.images.credentials import read_credentials
 from propeller.proplet import health
 from propeller.proplet.counters import render
 from propeller.proplet.data import LocalData
@@ -34,14 +35,6 @@ from propeller.wire import codec
 from propeller.wire.topics import Topics
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class SystemClock:
-    """The machine's clocks."""
-
-    def now(self) -> Instant:
-        """The present moment."""
-        return Instant(mono_s=time.monotonic(), wall_s=time.time())
 
 
 async def run_proplet(settings: PropletSettings, log: Log | None = None) -> None:
@@ -91,7 +84,7 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
     ports = PropletPorts(
         bus=_bus(settings),
         http=http,
-        images=CachedImages(OciImages(http, insecure=settings.insecure_registries), FileBlobs(images)),
+        images=CachedImages(_registries(settings, http), FileBlobs(images)),
         runtime=runtime,
         spool=FileSpool(settings.spool, offload=in_thread),
         clock=SystemClock(),
@@ -112,6 +105,12 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
         offer=Offer(
             folders=settings.folders, call_workers=settings.call_workers, metrics_s=settings.metrics_s
         ),
+    )
+
+
+def _registries(settings: PropletSettings, http: AiohttpHttp) -> OciImages:
+    return OciImages(
+        http, insecure=settings.insecure_registries, credentials=read_credentials(settings.registry_auth)
     )
 
 

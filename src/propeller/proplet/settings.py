@@ -46,6 +46,8 @@ class PropletSettings:
     urls: ServiceUrls = field(default_factory=ServiceUrls)
     allowed_origins: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    registry_auth: Path | None = None
+    """Credentials for OCI registries, as Docker and Podman keep them."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     namespace: str = "default"

@@ -35,6 +35,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     services: Services
     allowed_origins: list[str]
     insecure_registries: list[str]
+    registry_auth: str
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):

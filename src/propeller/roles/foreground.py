@@ -1,13 +1,12 @@
 """`propeller up` in a terminal: its settings, what it prints when all is ready, and its end."""
 
 import sys
-from pathlib import Path
 
 from propeller import limits
 from propeller.bus.address import parse_address
 from propeller.roles.layout import data_dir
 from propeller.roles.process import end_with_parent, run
-from propeller.roles.settings import PORTS, Told, UpRole, aliases_of, level_of
+from propeller.roles.settings import AUTH_FILE, PORTS, Told, UpRole, aliases_of, level_of
 from propeller.roles.up import System, system
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - only when the user says by --advertise that others come from outside
@@ -31,13 +30,12 @@ def run_up(told: Told, *, parent: int | None = None) -> None:
 def up_of(told: Told) -> UpRole:
     """What `up` is told. With `--advertise` it listens on every address unless `--host` says which."""
     layers = told.layers("up")
-    named, env_file = layers.text("data_dir"), layers.text("env_file")
     advertise = layers.text("advertise")
     broker = layers.text("broker", default="embedded")
     if broker not in {"embedded", "mosquitto"}:
         parse_address(broker)
     return UpRole(
-        data=data_dir(Path(named) if named else None, told.env),
+        data=data_dir(layers.path("data_dir"), told.env),
         proplets=layers.whole("proplets", default=3),
         host=layers.text("host", default=EVERYWHERE if advertise else "127.0.0.1"),
         advertise=advertise,
@@ -47,8 +45,9 @@ def up_of(told: Told) -> UpRole:
         free_ports=layers.switch("free_ports", default=False),
         broker=broker,
         config=told.config,
-        env_file=Path(env_file) if env_file else None,
+        env_file=layers.path("env_file"),
         aliases=aliases_of(told.document()),
+        registry_auth=layers.path("registry_auth", AUTH_FILE),
         slots=layers.whole("slots", default=1),
         heartbeat_s=layers.seconds("heartbeat", default=limits.HEARTBEAT_S),
         level=level_of(layers),

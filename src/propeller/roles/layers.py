@@ -44,6 +44,11 @@ class Layers:
         """A string."""
         return self._find(name, env, str, default)
 
+    def path(self, name: str, env: Sequence[str] = ()) -> Path | None:
+        """A file or directory, `~` expanded; None if nobody names one."""
+        named = self.text(name, env)
+        return Path(named).expanduser() if named else None
+
     def whole(self, name: str, env: Sequence[str] = (), *, default: int) -> int:
         """A whole number."""
         return self._find(name, env, _whole, default)

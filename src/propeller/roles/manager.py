@@ -5,6 +5,8 @@ import socket
 from random import SystemRandom
 
 from propeller.clock import SystemClock
+from propeller.images.client import OciImages
+from propeller.images.credentials import read_credentials
 from propeller.manager.app import ROLE, opened
 from propeller.manager.config import ManagerConfig
 from propeller.roles.connection import bus_of, topics_of
@@ -27,6 +29,11 @@ async def run_manager(settings: ManagerRole, sock: socket.socket) -> None:
             http=http,
             clock=SystemClock(),
             random=SystemRandom(),
+            images=OciImages(
+                http,
+                insecure=settings.insecure_registries,
+                credentials=read_credentials(settings.registry_auth),
+            ),
             metrics=metrics,
         ) as manager,
         asyncio.TaskGroup() as group,

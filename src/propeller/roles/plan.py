@@ -102,6 +102,8 @@ def manager(up: UpRole, config: Config, place: Place, secret: bytes) -> ManagerR
         model_registry_url=place.url("model-registry"),
         data_store_url=place.url("data-store"),
         aliases=place.aliases(up.aliases),
+        insecure_registries=tuple(place.registries()),
+        registry_auth=up.registry_auth,
         token_secret=secret,
         heartbeat_s=up.heartbeat_s,
         level=up.level,
@@ -122,6 +124,7 @@ def child(up: UpRole, config_path: str, place: Place, section: str) -> Child:
         services=place.services(),
         allowed_origins=list(place.origins()),
         insecure_registries=list(place.registries()),
+        registry_auth=str(up.registry_auth.absolute()) if up.registry_auth else "",
     )
 
 

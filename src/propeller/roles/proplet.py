@@ -10,7 +10,7 @@ from propeller.roles.children import Child
 from propeller.roles.identity import Identity, Services, env_identity, read_config
 from propeller.roles.layers import Layers
 from propeller.roles.layout import data_dir
-from propeller.roles.settings import DEFAULT_CONFIG, DEFAULT_MQTT, Told, find_services
+from propeller.roles.settings import AUTH_FILE, DEFAULT_CONFIG, DEFAULT_MQTT, Told, find_services
 
 HEALTH_PORT = 9092
 
@@ -31,6 +31,7 @@ def of_child(child: Child) -> PropletSettings:
         urls=_urls(child.services),
         allowed_origins=tuple(child.allowed_origins),
         insecure_registries=tuple(child.insecure_registries),
+        registry_auth=Path(child.registry_auth) if child.registry_auth else None,
         description=child.section,
         end_with_parent=True,
     )
@@ -40,7 +41,7 @@ def of_device(told: Told) -> PropletSettings:
     """What a proplet of its own is told; raises `BadInput` that says how to get an identity."""
     layers = told.layers("proplet")
     identity, services = _identity(told, layers), find_services(told)
-    home = data_dir(_path(layers, "data_dir"), told.env).root / "proplets" / identity.client_id
+    home = data_dir(layers.path("data_dir"), told.env).root / "proplets" / identity.client_id
     metrics_port = layers.port("metrics_port", ("PROPLET_METRICS_PORT",), default=HEALTH_PORT)
     return PropletSettings(
         id=identity.client_id,
@@ -52,9 +53,9 @@ def of_device(told: Told) -> PropletSettings:
         ),
         heartbeat_s=layers.seconds("heartbeat", ("PROPLET_LIVELINESS_INTERVAL",), default=limits.HEARTBEAT_S),
         slots=layers.whole("slots", ("PROPLET_SLOTS",), default=1),
-        spool=_path(layers, "spool", "PROPLET_SPOOL") or home / "spool",
-        cache=_path(layers, "cache", "PROPLET_CACHE") or home.parent.parent / "cache",
-        data=_path(layers, "data", "PROPLET_DATA"),
+        spool=layers.path("spool", ("PROPLET_SPOOL",)) or home / "spool",
+        cache=layers.path("cache", ("PROPLET_CACHE",)) or home.parent.parent / "cache",
+        data=layers.path("data", ("PROPLET_DATA",)),
         urls=ServiceUrls(
             manager=layers.text("manager_url", ("MANAGER_URL",), default=services.manager_url),
             coordinator=layers.text(
@@ -76,6 +77,7 @@ def of_device(told: Told) -> PropletSettings:
             ("PROPLET_INSECURE_REGISTRIES",),
             default=(services.registry,) if services.registry else (),
         ),
+        registry_auth=layers.path("registry_auth", AUTH_FILE),
         metrics_host=layers.text("metrics_host", ("PROPLET_METRICS_HOST",), default="127.0.0.1"),
         metrics_port=metrics_port
         if layers.switch("metrics", ("PROPLET_METRICS_ENABLED",), default=True)
@@ -100,11 +102,6 @@ def _identity(told: Told, layers: Layers) -> Identity:
         )
     config = read_config(path)
     return config.identity(layers.text("section", ("PROPLET_CONFIG_SECTION",)) or config.only_proplet())
-
-
-def _path(layers: Layers, name: str, *env: str) -> Path | None:
-    text = layers.text(name, env)
-    return Path(text).expanduser() if text else None
 
 
 def _other_spellings(services: Services) -> tuple[str, ...]:

@@ -39,6 +39,8 @@ ALIASES: Final[Mapping[str, str]] = {
 
 DEFAULT_CONFIG = Path("config.toml")
 DEFAULT_MQTT = "tcp://localhost:1883"
+AUTH_FILE = ("REGISTRY_AUTH_FILE",)
+"""The variable that Podman, Skopeo and ORAS read too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +64,7 @@ class Told:
 
     def data(self, role: str) -> Path:
         """The directory that `role` owns: below `--data-dir`, as `up` lays it out."""
-        named = self.layers(role).text("data_dir")
-        return data_dir(Path(named) if named else None, self.env).role(role)
+        return data_dir(self.layers(role).path("data_dir"), self.env).role(role)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +172,8 @@ class ManagerRole:
     data_store_url: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
     insecure_registries: tuple[str, ...] = ()
+    registry_auth: Path | None = None
+    """Credentials for OCI registries, as Docker and Podman keep them."""
     token_secret: bytes = field(default=b"", repr=False)
     heartbeat_s: float = limits.HEARTBEAT_S
     mirror: bool = True
@@ -194,6 +197,7 @@ class UpRole:
     """Identities for an outside broker; by default those of the data directory."""
     env_file: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    registry_auth: Path | None = None
     slots: int = 1
     heartbeat_s: float = limits.HEARTBEAT_S
     level: Level = "info"

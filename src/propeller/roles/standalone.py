@@ -27,6 +27,7 @@ from propeller.roles.serving import (
     run_registry,
 )
 from propeller.roles.settings import (
+    AUTH_FILE,
     DEFAULT_CONFIG,
     PORTS,
     AggregatorRole,
@@ -158,6 +159,8 @@ def manager(told: Told) -> None:
         model_registry_url=layers.text("model_registry_url", ("MODEL_REGISTRY_URL",)).rstrip("/"),
         data_store_url=layers.text("data_store_url", ("DATA_STORE_URL",)).rstrip("/"),
         aliases=aliases_of(told.document()),
+        insecure_registries=layers.listed("insecure_registries"),
+        registry_auth=layers.path("registry_auth", AUTH_FILE),
         token_secret=_data(told, layers).update_token_secret(),
         heartbeat_s=layers.seconds("heartbeat", default=limits.HEARTBEAT_S),
         mirror=layers.switch("mirror", default=True),
@@ -174,8 +177,7 @@ def _serve(
 
 
 def _data(told: Told, layers: Layers) -> DataDir:
-    named = layers.text("data_dir")
-    found = data_dir(Path(named) if named else None, told.env)
+    found = data_dir(layers.path("data_dir"), told.env)
     found.make()
     return found
 

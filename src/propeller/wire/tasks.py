@@ -182,6 +182,8 @@ class TaskView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     """Why a waiting task waits, or how it ended."""
     run: int = 0
+    image_digest: str = ""
+    """What the tag of `image_url` meant when the run began."""
     attempts: list[AttemptView] = []
     start_time: str = ""
     finish_time: str = ""

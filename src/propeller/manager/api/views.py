@@ -68,6 +68,7 @@ def task_view(record: TaskRecord) -> TaskView:
         failure=run.failure if run else "",
         reason=_reason(run) if run else "",
         run=run.number if run else 0,
+        image_digest=run.image_digest if run else "",
         attempts=[_attempt_view(one) for one in run.attempts] if run else [],
         start_time=rfc3339(run.started_at_s if run else 0.0),
         finish_time=rfc3339(run.ended_at_s if run else 0.0),

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any
 
+from propeller.errors import NotFound, PeerUnavailable
 from propeller.limits import GUEST_WALL_S_MAX
 from propeller.ports import GuestDone, GuestFailed, GuestJob, ImageModule
 
@@ -54,14 +55,32 @@ class VirtualRuntime:
 
 
 class VirtualImages:
-    """`ports.Images` with two images."""
+    """`ports.Images` and `ports.ImageTags` of one registry; a tag may be moved, and the registry be away."""
+
+    def __init__(self) -> None:
+        self.tags = {TRAINER_IMAGE: TRAINER, ECHO_IMAGE: ECHO}
+        self.away = False
+        self._pinned: dict[str, bytes] = {}
+
+    async def pin(self, reference: str) -> str:
+        """See `ports.ImageTags`."""
+        if self.away:
+            raise PeerUnavailable("registry registry:5000 cannot be reached")
+        if reference not in self.tags:
+            raise NotFound(f"image {reference} is not there")
+        digest = f"sha256:{hashlib.sha256(self.tags[reference]).hexdigest()}"
+        self._pinned[digest] = self.tags[reference]
+        return digest
 
     async def fetch(self, reference: str) -> ImageModule:
         """See `ports.Images`."""
-        content = {TRAINER_IMAGE: TRAINER, ECHO_IMAGE: ECHO}[reference]
-        digest = hashlib.sha256(content).hexdigest()
+        _, _, named = reference.partition("@")
+        digest = named or await self.pin(reference)
         return ImageModule(
-            reference=reference, manifest_digest=f"sha256:{digest}", digest=digest, content=content
+            reference=reference,
+            manifest_digest=digest,
+            digest=digest.removeprefix("sha256:"),
+            content=self._pinned[digest],
         )
 
 

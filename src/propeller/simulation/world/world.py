@@ -64,6 +64,7 @@ class World:
         self.disks = Weather(climate, self._random("disks"))
         """Draws apart from the network's, so that one's bad luck does not shift the other's."""
         self.broker = MemoryBroker(decide=self.weather.deliveries)
+        self.images = VirtualImages()
         self.http = MemoryHttp(self.weather.request)
         """What the nodes use; loses requests as the weather goes."""
         self.calm_http = MemoryHttp()
@@ -151,6 +152,7 @@ class World:
             store=Brittle(self.manager_store, self._dies("manager"), self.disks.no_room),
             blobs=self.manager_blobs,
             bus=MemoryBus(self.broker, "manager", random=self._random(f"manager bus {boot}")),
+            images=self.images,
             http=self.http,
             clock=self.clock,
             random=self._random(f"manager {boot}"),
@@ -193,7 +195,7 @@ class World:
             ports = PropletPorts(
                 bus=MemoryBus(self.broker, name, random=self._random(f"{name} bus {boot}")),
                 http=self.http,
-                images=VirtualImages(),
+                images=self.images,
                 runtime=VirtualRuntime(self._random(f"{name} runtime {boot}")),
                 spool=self.spools[name],
                 clock=self.clock,
