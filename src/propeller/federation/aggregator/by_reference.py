@@ -189,7 +189,8 @@ def _tensors(path: Path, what: str) -> Tensors:
 
 def _anonymous(size: int) -> memoryview:
     try:
-        mapped: Any = mmap.mmap(-1, size)
+        # Private: shared memory comes by pages of four kilobytes, whatever is advised.
+        mapped: Any = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, MemoryError, ValueError) as error:
         raise EnvironmentError_(f"no memory for a model of {size} bytes: {error}") from error
     # Two megabytes a page, where the kernel offers that: a tenth of the time of a fold is page faults else.
