@@ -90,6 +90,8 @@ ENDLESS_S = 100 * 365 * 86_400.0
 """The wall limit of a service or a latent task: none to speak of, yet a number that every store takes."""
 RUN_WAIT_S = 600.0
 """How long an accepted run waits for a proplet before it fails."""
+IMAGE_CACHE_BYTES = 1024 * 1024 * 1024
+"""What a machine's workers keep of images together; the longest unused go first."""
 IMAGE_PIN_S = 5.0
 """How long a registry may take to say what a tag means, and how often it is asked again."""
 RUN_DISPATCH_S = 60.0

@@ -2,7 +2,7 @@
 
 A tag is resolved anew at every fetch, because it may have moved; if its registry cannot be reached that is
 `PeerUnavailable`, never a guess at what the tag was. It must not know tasks, and deletes nothing but
-damaged content.
+damaged content: how much is kept is the blob store's business.
 """
 
 import asyncio

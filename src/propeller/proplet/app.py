@@ -30,7 +30,7 @@ from propeller.proplet.settings import PropletSettings
 from propeller.proplet.shell import Proplet
 from propeller.proplet.spool import FileSpool
 from propeller.runtime.pool import WorkerPool
-from propeller.storage.blobs import FileBlobs
+from propeller.storage.blob_cache import FileBlobCache
 from propeller.wire import codec
 from propeller.wire.topics import Topics
 
@@ -84,7 +84,7 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
     ports = PropletPorts(
         bus=_bus(settings),
         http=http,
-        images=CachedImages(_registries(settings, http), FileBlobs(images)),
+        images=CachedImages(_registries(settings, http), FileBlobCache(images, settings.image_cache_bytes)),
         runtime=runtime,
         spool=FileSpool(settings.spool, offload=in_thread),
         clock=SystemClock(),

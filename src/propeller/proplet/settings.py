@@ -48,6 +48,8 @@ class PropletSettings:
     insecure_registries: tuple[str, ...] = ()
     registry_auth: Path | None = None
     """Credentials for OCI registries, as Docker and Podman keep them."""
+    image_cache_bytes: int = limits.IMAGE_CACHE_BYTES
+    """What `cache` may hold of images; several proplets that share it should say the same."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     namespace: str = "default"
@@ -73,6 +75,8 @@ class PropletSettings:
             raise BadInput(f"slots is {self.slots}; a proplet needs at least 1")
         if self.call_workers < 1:
             raise BadInput(f"call_workers is {self.call_workers}; a proplet needs at least 1")
+        if self.image_cache_bytes < 0:
+            raise BadInput(f"image_cache_bytes is {self.image_cache_bytes}; it must be 0 or more")
         if self.metrics_s < 0:
             raise BadInput(f"metrics_s is {self.metrics_s}; it must be positive, or 0 for never")
         if self.heartbeat_s <= 0:

@@ -78,6 +78,9 @@ def of_device(told: Told) -> PropletSettings:
             default=(services.registry,) if services.registry else (),
         ),
         registry_auth=layers.path("registry_auth", AUTH_FILE),
+        image_cache_bytes=layers.whole(
+            "image_cache_bytes", ("PROPLET_IMAGE_CACHE_BYTES",), default=limits.IMAGE_CACHE_BYTES
+        ),
         metrics_host=layers.text("metrics_host", ("PROPLET_METRICS_HOST",), default="127.0.0.1"),
         metrics_port=metrics_port
         if layers.switch("metrics", ("PROPLET_METRICS_ENABLED",), default=True)
