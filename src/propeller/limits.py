@@ -92,6 +92,8 @@ RUN_WAIT_S = 600.0
 """How long an accepted run waits for a proplet before it fails."""
 IMAGE_CACHE_BYTES = 1024 * 1024 * 1024
 """What a machine's workers keep of images together; the longest unused go first."""
+IMAGE_CHUNK_BYTES = 512_000
+"""A module's piece in one MQTT message, as the original's proxy cuts them; base64 makes it a third more."""
 IMAGE_PIN_S = 5.0
 """How long a registry may take to say what a tag means, and how often it is asked again."""
 RUN_DISPATCH_S = 60.0

@@ -239,6 +239,10 @@ class ImageTags(Protocol):
         ...
 
 
+class ImageSupply(Images, ImageTags, Protocol):
+    """Both."""
+
+
 # --- models and data sets ----------------------------------------------------------------------------------
 
 

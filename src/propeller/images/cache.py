@@ -62,6 +62,10 @@ class CachedImages:
         image = self._inner.parse(reference)
         return await self._flights.run(str(image), lambda: self._fetch(image))
 
+    async def pin(self, reference: str) -> str:
+        """The digest that a reference means now (`ports.ImageTags`): always the registry's word."""
+        return await self._inner.pin(reference)
+
     async def resolve(self, reference: Reference) -> str:
         """The digest that a reference means now."""
         return await self._inner.resolve(reference)

@@ -23,6 +23,7 @@ from propeller.manager.api.operation import operation_routes
 from propeller.manager.api.proplets import proplet_routes
 from propeller.manager.api.rounds import round_routes
 from propeller.manager.api.tasks import task_routes
+from propeller.manager.chunks import ImageChunks
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.cron import Cron
@@ -37,7 +38,7 @@ from propeller.manager.pins import Pins
 from propeller.manager.rounds import Rounds
 from propeller.manager.shell import Effect, Shell
 from propeller.manager.tasks import Tasks
-from propeller.ports import Blobs, Bus, BusSession, Clock, Http, ImageTags
+from propeller.ports import Blobs, Bus, BusSession, Clock, Http, ImageSupply
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.manager_store import ROLE as STORAGE_ROLE
 from propeller.storage.manager_store import SqliteManagerStore
@@ -68,7 +69,7 @@ class Manager:
         random: Random,
         metrics: RoleMetrics | None = None,
         logs: LogStore | None = None,
-        images: ImageTags | None = None,
+        images: ImageSupply | None = None,
         offload: Offload = asyncio.to_thread,
     ) -> None:
         self._config = config
@@ -87,6 +88,9 @@ class Manager:
             pins=images is not None,
         )
         self._pins = Pins(images, aliases=config.aliases, post=self.shell.post) if images else None
+        self._chunks = ImageChunks(
+            config=config, bus=bus, blobs=blobs, images=images, engine=lambda: self.shell.engine
+        )
         self._outgoing = Outgoing(
             config=config,
             bus=bus,
@@ -130,6 +134,7 @@ class Manager:
             post=self.shell.post,
             spawn=self._spawn,
             mirror_root=config.mirror_root,
+            wish=self._chunks.heard,
             answers={
                 FromProplet.INVOKE_RESULTS: self.invocations.heard,
                 FromProplet.LOGS: self.logs.heard,
@@ -167,6 +172,7 @@ class Manager:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.shell.run())
                 group.create_task(self._outgoing.run())
+                group.create_task(self._chunks.run())
                 group.create_task(self.logs.run())
                 group.create_task(self._bus.run(session, self._listener))
                 group.create_task(self.rounds.resume())
@@ -221,7 +227,7 @@ async def opened(
     http: Http,
     clock: Clock,
     random: Random,
-    images: ImageTags | None = None,
+    images: ImageSupply | None = None,
     metrics: RoleMetrics | None = None,
 ) -> AsyncIterator[Manager]:
     """A recovered manager over `manager.db` and `manager-blobs` in `data_dir`, which are its alone meanwhile.

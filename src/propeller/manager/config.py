@@ -26,5 +26,7 @@ class ManagerConfig:
     """Shared with the coordinator: signs update tokens. Empty: no tokens are sent."""
     mirror_root: bool = True
     """Whether the older application's root topics are spoken beside those below B."""
+    chunk_bytes: int = limits.IMAGE_CHUNK_BYTES
+    """How much of a module one message holds for proplets that reach only the broker (before base64)."""
     job_mode: str = "parallel"
     """How jobs run that do not say so themselves."""

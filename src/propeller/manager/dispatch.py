@@ -75,7 +75,7 @@ def _original(task: Task, attempt: Attempt, config: ManagerConfig) -> Start:
     return Start(
         id=task.id,
         name=task.name,
-        image_url=aliased_image(task.image_url, config.aliases) or UNSET,
+        image_url=image_of(task, None, config) or UNSET,
         inputs=list(task.inputs) or UNSET,
         cli_args=list(task.cli_args) if task.cli_args is not None else None,
         daemon=task.daemon,
@@ -92,7 +92,7 @@ def _directed(start: Start, task: Task, run: Run, seed: int, config: ManagerConf
         start, run=run.number, attempt=attempt.number, limits=_limits(task), module=_module(task, config)
     )
     if run.image_digest:
-        start = msgspec.structs.replace(start, image_url=f"{start.image_url}@{run.image_digest}")
+        start = msgspec.structs.replace(start, image_url=image_of(task, run, config))
     if not task.federated:
         return start
     token = make_token(config.fl_secret, task.round_id, attempt.proplet_id) if config.fl_secret else UNSET
@@ -110,10 +110,16 @@ def _limits(task: Task) -> TaskLimits:
 def _module(task: Task, config: ManagerConfig) -> ModuleRef | msgspec.UnsetType:
     if not task.file_sha256:
         return UNSET
-    return ModuleRef(sha256=task.file_sha256, url=blob_url(config, task.file_sha256), bytes=task.file_bytes)
+    return ModuleRef(sha256=task.file_sha256, url=module_url(config, task.file_sha256), bytes=task.file_bytes)
 
 
-def blob_url(config: ManagerConfig, digest: str) -> str:
+def image_of(task: Task, run: Run | None, config: ManagerConfig) -> str:
+    """The task's image as proplets reach it; as it was when the run began, if that is known."""
+    image = aliased_image(task.image_url, config.aliases)
+    return f"{image}@{run.image_digest}" if run and run.image_digest else image
+
+
+def module_url(config: ManagerConfig, digest: str) -> str:
     """Where proplets fetch an inline module."""
     return f"{config.public_url}/blobs/{digest}"
 
@@ -128,7 +134,7 @@ async def _legacy_module(
     if _EMBEDDED & {said.get("environment"), said.get("wasm_runtime")}:
         content = await blobs.get(task.file_sha256)
         return msgspec.structs.replace(start, file=base64.b64encode(content).decode())
-    return msgspec.structs.replace(start, image_url=blob_url(config, task.file_sha256))
+    return msgspec.structs.replace(start, image_url=module_url(config, task.file_sha256))
 
 
 def dispatch_env(task: Task, config: ManagerConfig) -> dict[str, str]:

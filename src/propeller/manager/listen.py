@@ -29,6 +29,7 @@ class Listener:
         post: Callable[[e.Event], Awaitable[None]],
         spawn: Spawn,
         mirror_root: bool,
+        wish: Callable[[bytes], None],
         answers: Mapping[FromProplet, Callable[[ControlTopic, bytes], None]] | None = None,
         metrics: RoleMetrics,
     ) -> None:
@@ -38,6 +39,7 @@ class Listener:
         self._post = post
         self._spawn = spawn
         self._mirror_root = mirror_root
+        self._wish = wish
         self._answers = answers or {}
         """Control messages that are not the engine's business, by kind."""
         self._received = metrics.counter("propeller_manager_messages_received", "Messages received")
@@ -61,6 +63,9 @@ class Listener:
         if message.retain:
             # Nobody of ours asks a broker to keep one: it would revive the dead at every reconnection.
             raise DecodeError("a retained message says what was, not what is")
+        if message.topic == self._topics.image_wishes():
+            self._wish(message.payload)
+            return
         round_topic = self._topics.parse_round(message.topic)
         if round_topic is not None:
             self._round(round_topic, message.payload)

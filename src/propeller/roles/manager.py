@@ -4,15 +4,19 @@ import asyncio
 import socket
 from random import SystemRandom
 
+from propeller import limits
 from propeller.clock import SystemClock
+from propeller.images.cache import CachedImages
 from propeller.images.client import OciImages
 from propeller.images.credentials import read_credentials
 from propeller.manager.app import ROLE, opened
 from propeller.manager.config import ManagerConfig
+from propeller.ports import Http
 from propeller.roles.connection import bus_of, topics_of
 from propeller.roles.serving import answer, make_private
 from propeller.roles.settings import ManagerRole
 from propeller.roles.web import http_client
+from propeller.storage.blob_cache import FileBlobCache
 from propeller.telemetry.metrics import RoleMetrics
 
 
@@ -29,17 +33,20 @@ async def run_manager(settings: ManagerRole, sock: socket.socket) -> None:
             http=http,
             clock=SystemClock(),
             random=SystemRandom(),
-            images=OciImages(
-                http,
-                insecure=settings.insecure_registries,
-                credentials=read_credentials(settings.registry_auth),
-            ),
+            images=_images(settings, http),
             metrics=metrics,
         ) as manager,
         asyncio.TaskGroup() as group,
     ):
         group.create_task(manager.run())
         group.create_task(answer(manager.app, sock, metrics))
+
+
+def _images(settings: ManagerRole, http: Http) -> CachedImages:
+    registries = OciImages(
+        http, insecure=settings.insecure_registries, credentials=read_credentials(settings.registry_auth)
+    )
+    return CachedImages(registries, FileBlobCache(settings.directory / "images", limits.IMAGE_CACHE_BYTES))
 
 
 def config_of(settings: ManagerRole) -> ManagerConfig:

@@ -17,6 +17,29 @@ class Wire(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of all messages: immutable, by name only, defaults left out."""
 
 
+# --- modules through the broker --------------------------------------------------------------------------
+
+
+class ImageWish(Wire, frozen=True):
+    """`B/registry/proplet`: somebody needs a module. `app_name` is what the start message calls it."""
+
+    app_name: str
+
+
+class ImageChunk(Wire, frozen=True, omit_defaults=False):
+    """`B/registry/server`: a piece of a module for all who asked, or (`error`) why there is none.
+
+    Pieces come in any order and more than once; `data` is base64.
+    """
+
+    app_name: str
+    chunk_idx: NonNegative | msgspec.UnsetType = msgspec.UNSET
+    total_chunks: NonNegative | msgspec.UnsetType = msgspec.UNSET
+    data: str | msgspec.UnsetType = msgspec.UNSET
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    failure: str | msgspec.UnsetType = msgspec.UNSET
+
+
 # --- proplet → manager -----------------------------------------------------------------------------------
 
 

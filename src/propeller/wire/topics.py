@@ -107,6 +107,7 @@ class Topics:
             f"{self.base}/fl/rounds/start",
             f"{self.base}/fl/rounds/+/complete",
             "fl/rounds/start",
+            self.image_wishes(),
         )
 
     def proplet_subscriptions(self, me: str) -> tuple[str, ...]:
@@ -121,6 +122,14 @@ class Topics:
             f"{self.base}/fl/rounds/+/updates/+",
             "fl/rounds/+/updates/+",
         )
+
+    def image_wishes(self) -> str:
+        """Proplets that reach only the broker ask for modules."""
+        return f"{self.base}/registry/proplet"
+
+    def image_chunks(self) -> str:
+        """Modules in pieces, for all who asked."""
+        return f"{self.base}/registry/server"
 
     # rounds --------------------------------------------------------------------------------------------
     def rounds_start(self) -> str:
