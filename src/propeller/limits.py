@@ -28,7 +28,7 @@ LIST_PAGE_DEFAULT = 100
 LIST_PAGE_MAX = 100
 """Rows of one page of `GET /tasks` and the other lists."""
 JSON_DEPTH_MAX = 64
-"""Nesting of any JSON we accept: far above every real message, far below the parser's stack."""
+"""Levels of any JSON or CBOR that is accepted: far above every real message, far below the parser's stack."""
 
 # MQTT
 MQTT_MESSAGE_BYTES_MAX = 1024 * 1024

@@ -28,6 +28,7 @@ PRINCIPALS = {
     "p1": Kind.PROPLET,
     "p2": Kind.PROPLET,
     "l1": Kind.LEGACY_PROPLET,
+    "l2": Kind.LEGACY_PROPLET,
     "o1": Kind.OPERATOR,
 }
 """Who exists on every hub."""

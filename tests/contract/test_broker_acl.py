@@ -42,6 +42,7 @@ SENTINELS = {
     "p1": T.from_proplet("events", "p1"),
     "p2": T.from_proplet("events", "p2"),
     "l1": T.from_proplet("results"),
+    "l2": T.from_proplet("results"),
     "o1": T.rounds_start(),
 }
 """A topic that each may publish on and the manager hears."""
@@ -52,6 +53,7 @@ LAST = {
     "p1": T.from_manager("ack", "p1"),
     "p2": T.from_manager("ack", "p2"),
     "l1": T.from_manager("stop"),
+    "l2": T.from_manager("stop"),
 }
 """A topic by which the manager reaches each."""
 

@@ -152,10 +152,11 @@ def test_a_wrong_task_is_refused_with_its_reason(body, status, says):
 
 
 def test_unlawful_bytes_are_refused():
-    """Not JSON, not UTF-8, nested without end, or nothing at all: 400, never 500."""
+    """Not JSON, not UTF-8, nested without end, a name twice, or nothing at all: 400, never 500 (A2)."""
 
     async def story(api: Api):
-        for raw in (b"{", b"\xff\xfe", b"[" * 100_000, b"", b'{"name": NaN}', b"null"):
+        twice = b'{"name": "x", "image_url": "a", "name": "y"}'
+        for raw in (b"{", b"\xff\xfe", b"[" * 100_000, b"", b'{"name": NaN}', b"null", twice):
             status, error = await api.ask("POST", "/tasks", raw=raw)
             assert status == 400, raw[:20]
             assert error["error"]

@@ -51,11 +51,26 @@ def _lose(ledger: Ledger, run: Run, now: Now, why: str, cause: str) -> None:
     attempt = run.live_attempt
     if attempt is None:
         raise Bug(f"nothing to lose in {run!r}")
+    if ledger.alive(attempt.proplet_id, now):
+        ledger.send_stop(run, attempt, why)
+    replace_lost(ledger, run, now, why, cause)
+
+
+def replace_lost(ledger: Ledger, run: Run, now: Now, why: str, cause: str) -> None:
+    """The run's live attempt is gone, and nobody is left to be told: another one, or the run's end.
+
+    A run that was being stopped has what it wanted; one that was being moved goes on elsewhere.
+    """
+    attempt = run.live_attempt
+    if attempt is None:
+        raise Bug(f"nothing to lose in {run!r}")
     lost = replace(attempt.to(AttemptState.LOST), ended_at_s=now.wall_s, error=why, failure="lost")
     run = replace(run.with_attempt(lost), losses=run.losses + 1)
-    if ledger.alive(attempt.proplet_id, now):
-        ledger.send_stop(run, lost, why)
-    if not wait_again(ledger, run, now, why, cause):
+    if run.moving:
+        move_on(ledger, run, now, cause)
+    elif run.state is RunState.STOPPING:
+        ledger.end(run, RunState.INTERRUPTED, now, reason=run.reason, failure="stopped", cause=cause)
+    elif not wait_again(ledger, run, now, why, cause):
         ledger.end(run, RunState.FAILED, now, reason=why, failure="lost", cause=cause)
 
 

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 from propeller import limits
 from propeller.core import events as e
+from propeller.core.deadlines import replace_lost
 from propeller.core.ledger import Ledger, Now
 from propeller.core.proplet import HISTORY_MAX, Proplet
 from propeller.core.reports import progress
 from propeller.core.run import Attempt, AttemptState, Lane, Run, RunState
 
-_RESEND_BY_INVENTORY_S = 1.0
-"""A start younger than this may have crossed the heartbeat that lacks it."""
+_CROSSED_S = 1.0
+"""A start younger than this may have crossed the heartbeat or the announcement that knows nothing of it."""
 _DIRECTED = 2
 """The protocol number that asks for the directed lane."""
 
@@ -38,6 +39,16 @@ def announced(ledger: Ledger, event: e.Announced, now: Now) -> None:
         ledger.out.append(e.SaveProplet(proplet=proplet))
     if event.protocol >= _DIRECTED:
         ledger.out.append(e.SendWelcome(proplet_id=proplet.id))
+    else:
+        _lost_by_restart(ledger, proplet, now, event.cause)
+
+
+def _lost_by_restart(ledger: Ledger, proplet: Proplet, now: Now, cause: str) -> None:
+    """The original's devices announce themselves once per process, and keep nothing over its end."""
+    for run in ledger.on(proplet.id):
+        attempt = run.live_attempt
+        if attempt and attempt.lane == "legacy" and abs(now.wall_s - attempt.sent_at_s) >= _CROSSED_S:
+            replace_lost(ledger, run, now, f"proplet {proplet.id} was restarted", cause)
 
 
 def heard(ledger: Ledger, event: e.Heard, now: Now) -> None:
@@ -120,7 +131,7 @@ def _compare(ledger: Ledger, proplet_id: str, item: e.Held, now: Now, cause: str
 def _missing(ledger: Ledger, run: Run, attempt: Attempt, now: Now) -> None:
     if run.state is RunState.STOPPING:
         return
-    if attempt.state is AttemptState.SENT and abs(now.wall_s - attempt.sent_at_s) < _RESEND_BY_INVENTORY_S:
+    if attempt.state is AttemptState.SENT and abs(now.wall_s - attempt.sent_at_s) < _CROSSED_S:
         return
     ledger.out.append(e.SendStart(task=ledger.tasks[run.task_id], run=run))
 

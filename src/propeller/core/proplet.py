@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from propeller.core.run import Lane
 
+_EMBEDDED = frozenset({"embedded", "wamr"})
+"""How the original's microcontrollers call their environment and their runtime."""
 HISTORY_MAX = 10
 """Heartbeats kept for the alive history, as the original keeps them."""
 
@@ -40,6 +42,12 @@ class Proplet:
     """Whether it gets no new work."""
     draining: bool = False
     """Whether, beyond that, what can run elsewhere is moved away."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is one of the original's microcontrollers, which read some messages their own way."""
+        said = (self.metadata.get("environment"), self.metadata.get("wasm_runtime"))
+        return self.lane == "legacy" and not _EMBEDDED.isdisjoint(map(str, said))
 
     @property
     def open(self) -> bool:

@@ -109,7 +109,7 @@ def media_type(request: AnyRequest) -> str:
 
 
 def _decode(kind: type[T], body: bytes, what: str) -> T:
-    return codec.decode(kind, body, what=what, limit_bytes=limits.HTTP_BODY_BYTES_MAX)
+    return codec.decode(kind, body, what=what, limit_bytes=limits.HTTP_BODY_BYTES_MAX, strict=True)
 
 
 def _check_content_type(request: AnyRequest) -> None:

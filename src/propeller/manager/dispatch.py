@@ -24,9 +24,9 @@ from propeller.wire import codec
 from propeller.wire.messages import ModuleRef, Start, Stop, TaskLimits
 from propeller.wire.topics import FromManager
 
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 _HTTP_URL = re.compile(r"(https?://(?:[^/?#]*@)?)([^/?#@]*)(.*)", re.DOTALL)
 """Scheme with user information, host:port, and the rest. Total: what users write need not be a URL."""
-_EMBEDDED = frozenset({"embedded", "wamr"})
 
 
 async def start_message(
@@ -51,6 +51,8 @@ async def start_message(
     if attempt.lane == "directed":
         start = _directed(start, command.task, command.run, seed, config)
         return Message(config.topics.from_manager(FromManager.START, attempt.proplet_id), codec.encode(start))
+    if proplet is not None and proplet.embedded:
+        start = msgspec.structs.replace(start, inputs=_numbers(command.task.inputs) or UNSET)
     start = await _legacy_module(start, command.task, proplet, config, blobs)
     return Message(config.topics.from_manager(FromManager.START), codec.encode(start))
 
@@ -130,11 +132,21 @@ async def _legacy_module(
     """Inline modules for the original's proplets: embedded ones take the bytes, the others a URL."""
     if not task.file_sha256:
         return start
-    said = proplet.metadata if proplet else {}
-    if _EMBEDDED & {said.get("environment"), said.get("wasm_runtime")}:
+    if proplet is not None and proplet.embedded:
         content = await blobs.get(task.file_sha256)
         return msgspec.structs.replace(start, file=base64.b64encode(content).decode())
     return msgspec.structs.replace(start, image_url=module_url(config, task.file_sha256))
+
+
+def _numbers(inputs: tuple[str, ...]) -> list[str | int | float]:
+    """Inputs as the original's microcontrollers read them: numbers; what is no number stays text."""
+    found: list[str | int | float] = []
+    for text in inputs:
+        try:
+            found.append(int(text) if _INTEGER.fullmatch(text) else msgspec.json.decode(text, type=float))
+        except msgspec.DecodeError:
+            found.append(text)
+    return found
 
 
 def dispatch_env(task: Task, config: ManagerConfig) -> dict[str, str]:

@@ -79,9 +79,8 @@ class Rounds:
         The same body again is answered alike; another body for the same round id raises `Conflict`. When the
         coordinator refuses or cannot be reached, nothing stays behind and its error is raised.
         """
-        asked = codec.decode(
-            ExperimentBody, body, what="the experiment", limit_bytes=limits.HTTP_BODY_BYTES_MAX
-        )
+        most = limits.HTTP_BODY_BYTES_MAX
+        asked = codec.decode(ExperimentBody, body, what="the experiment", limit_bytes=most, strict=True)
         round_id = _round_id(asked)
         experiment_id = asked.experiment_id or round_id
         asked = msgspec.structs.replace(asked, round_id=round_id, experiment_id=experiment_id)
@@ -109,6 +108,7 @@ class Rounds:
         """`complete` arrived: stop what is left of the round, then tell the coordinator that it is closed."""
         with about(round_id=end.round_id):
             async with self._turn(end.round_id):
+                await self._tasks.contributed(end.round_id, end.contributors)
                 launch = await self._store.launch(end.round_id)
                 if launch is not None and launch.state is not LaunchState.CLOSED:
                     await self._close(launch, end)

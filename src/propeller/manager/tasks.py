@@ -149,7 +149,7 @@ class Tasks:
             raise BadInput(f"invalid limit size: limit must be 1 to {limits.LIST_PAGE_MAX}, got {limit}")
         wanted = None
         if metadata:
-            wanted = codec.decode(dict[str, Any], metadata.encode(), what="the metadata filter")
+            wanted = codec.decode(dict[str, Any], metadata.encode(), what="the metadata filter", strict=True)
         total, records = await self._store.tasks(offset=offset, limit=limit, metadata=wanted)
         return total, [self._explained(record) for record in records]
 
@@ -193,6 +193,23 @@ class Tasks:
         """Ask for the end of the live run; without one there is nothing to do. Raises `NotFound`."""
         await self._store.task(task_id)
         await self._shell.submit(e.StopRequested(task_id=task_id, reason=reason, cause=cause))
+
+    async def contributed(self, round_id: str, participants: Collection[str]) -> None:
+        """End the runs of a round whose devices never say so themselves: their update counted, that is all.
+
+        The original's microcontrollers send a round's update to the coordinator and nothing to the manager.
+        """
+        ledger = self._shell.engine.ledger
+        for name in participants:
+            proplet = ledger.proplets.get(name)
+            if proplet is None or not proplet.embedded:
+                continue
+            for run in ledger.on(name):
+                if ledger.tasks[run.task_id].round_id == round_id:
+                    report = e.LegacyReport(
+                        task_id=run.task_id, proplet_id=name, error="", results=b"null", cause="round"
+                    )
+                    await self._shell.submit(report)
 
     async def _check_round(self, task: Task) -> None:
         """A task for a round, started by hand: the round must not be over, and must name its model."""

@@ -96,7 +96,7 @@ async def prepare(start: Start, supply: Supply, patience: Patience) -> tuple[Gue
         digest=module.digest,
         name=start.name,
         args=tuple(start.cli_args or ()),
-        inputs=tuple(start.inputs) if isinstance(start.inputs, list) else (),
+        inputs=tuple(map(str, start.inputs)) if isinstance(start.inputs, list) else (),
         env=env,
         host_strings={
             "proplet_id": env["PROPLET_ID"],

@@ -188,7 +188,7 @@ def _why(status: int, body: bytes) -> str:
     """The coordinator's reason, if the body is the JSON of an error."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     return _spoken(status, [_text(fields.get(name)) for name in ("code", "reason", "error", "message")])
 

@@ -1,4 +1,4 @@
-"""CBOR in (RFC 8949): total and bounded, as `codec` is for JSON. Devices send it; we never do."""
+"""CBOR in (RFC 8949): total and bounded, as a strict `codec` is for JSON. Devices send it; we never do."""
 
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ def decode(kind: type[T], data: bytes, *, what: str, limit_bytes: int = limits.H
     if len(data) > limit_bytes:
         raise TooLarge(f"{what} is {len(data)} bytes; the limit is {limit_bytes}")
     try:
-        item = cbor2.loads(data)
+        item = cbor2.loads(data, max_depth=limits.JSON_DEPTH_MAX, allow_duplicate_keys=False)
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DecodeError(f"{what} is not valid CBOR: {error}") from error
     try:

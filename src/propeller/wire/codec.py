@@ -1,4 +1,8 @@
-"""JSON in and out: total and bounded. Decoding yields a typed message or `DecodeError`, nothing else."""
+"""JSON in and out: total and bounded. Decoding yields a typed message or `DecodeError`, nothing else.
+
+A name that comes twice in one object is refused where a body is read from somebody who may mean either
+(`strict`: every HTTP request). In MQTT messages the last one counts: they are written by programs, once.
+"""
 
 from collections.abc import Hashable
 from functools import lru_cache
@@ -8,6 +12,7 @@ import msgspec
 
 from propeller import limits
 from propeller.errors import DecodeError, TooLarge
+from propeller.wire.shape import check_depth, check_names
 
 T = TypeVar("T")
 
@@ -25,13 +30,22 @@ def encode(value: object) -> bytes:
     return _encoder.encode(value)
 
 
-def decode(kind: type[T], data: bytes, *, what: str, limit_bytes: int = limits.MQTT_MESSAGE_BYTES_MAX) -> T:
+def decode(
+    kind: type[T],
+    data: bytes,
+    *,
+    what: str,
+    limit_bytes: int = limits.MQTT_MESSAGE_BYTES_MAX,
+    strict: bool = False,
+) -> T:
     """A `kind` read from JSON `data`; unknown fields are ignored. `what` names the data in the error.
 
-    Raises `TooLarge` over `limit_bytes`, else `DecodeError` for anything that is not a `kind`.
+    Raises `TooLarge` over `limit_bytes`, else `DecodeError` for anything that is not a `kind`, for nesting
+    beyond `limits.JSON_DEPTH_MAX`, and if `strict` for a name that comes twice in one object.
     """
     if len(data) > limit_bytes:
         raise TooLarge(f"{what} is {len(data)} bytes; the limit is {limit_bytes}")
+    (check_names if strict else check_depth)(data, what)
     try:
         return cast("T", _decoder(cast("Hashable", kind)).decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -272,7 +272,8 @@ class Start(Struct, frozen=True, kw_only=True):
     state: int = 0
     image_url: str | msgspec.UnsetType = msgspec.UNSET
     file: str | msgspec.UnsetType = msgspec.UNSET
-    inputs: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    inputs: list[str | int | float] | msgspec.UnsetType | None = msgspec.UNSET
+    """Texts; numbers only for the original's microcontrollers, which read nothing else."""
     cli_args: list[str] | None = None
     broadcast: bool = False
     daemon: bool = False

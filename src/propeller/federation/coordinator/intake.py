@@ -260,8 +260,11 @@ def read_update(raw: bytes, form: Form, round_id: str, participant: str) -> Read
 
     Raises `DecodeError` or `TooLarge` for bytes that are no update; a wrong value is in the `Reading`.
     """
-    decode = cbor.decode if form == "cbor" else codec.decode
-    body = decode(UpdateBody, raw, what="the update", limit_bytes=limits.UPDATE_BYTES_MAX)
+    what, most = "the update", limits.UPDATE_BYTES_MAX
+    if form == "cbor":
+        body = cbor.decode(UpdateBody, raw, what=what, limit_bytes=most)
+    else:
+        body = codec.decode(UpdateBody, raw, what=what, limit_bytes=most, strict=True)
     named = round_id or body.round_id or ""
     try:
         _check_origin(body, round_id, participant)

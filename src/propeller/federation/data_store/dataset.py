@@ -55,7 +55,9 @@ def accept(proplet_id: str, body: bytes) -> tuple[bytes, int]:
     `schema` gets its default; ids and size are set here, whatever the body says. Raises `BadInput` naming the
     row that lacks x or y, holds anything but finite numbers, or differs in length from row 0.
     """
-    posted = codec.decode(_Posted, body, what="the data set", limit_bytes=limits.HTTP_BODY_BYTES_MAX)
+    posted = codec.decode(
+        _Posted, body, what="the data set", limit_bytes=limits.HTTP_BODY_BYTES_MAX, strict=True
+    )
     if len(posted.schema) > SCHEMA_CHARS_MAX:
         raise BadInput(
             f"schema has {len(posted.schema)} characters; at most {SCHEMA_CHARS_MAX}", code="bad_dataset"

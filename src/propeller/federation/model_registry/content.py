@@ -46,7 +46,7 @@ def propose(body: bytes) -> tuple[Proposal, bytes, bytes]:
 
     Raises `BadInput` naming the field or the tensor at fault, `TooLarge` over a limit.
     """
-    posted = codec.decode(_Posted, body, what="the body", limit_bytes=limits.HTTP_BODY_BYTES_MAX)
+    posted = codec.decode(_Posted, body, what="the body", limit_bytes=limits.HTTP_BODY_BYTES_MAX, strict=True)
     tensors, _ = from_json(posted.model, "model")
     if not tensors:
         raise BadInput('model has no tensors; send at least one, such as {"w":[0,0,0]}', code="bad_tensor")
