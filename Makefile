@@ -5,8 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INPUTS := pyproject.toml constraints.txt
 # Debian packages that some tests run against: the external broker and an independent registry client.
-DEBIAN_PACKAGES := mosquitto mosquitto-clients skopeo
-DEBIAN_PROGRAMS := mosquitto mosquitto_pub skopeo
+DEBIAN_PACKAGES := mosquitto mosquitto-clients skopeo docker-registry
+DEBIAN_PROGRAMS := mosquitto mosquitto_pub skopeo docker-registry
 # Arguments handed through: `make demo ARGS="--rounds 5 --json"`, `make test ARGS="-k topics"`.
 ARGS ?=
 N ?= 2

@@ -93,7 +93,7 @@ def test_a_page(system, home, page):
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.split(MARK)[1:]
     for block, printed in zip(told, said, strict=True):
-        line = missing(block.prints, printed)
+        line = missing([system.published(one) for one in block.prints], printed)
         assert not line, f"{page.name} shows {line!r} after:\n{block.script}\nbut it printed:\n{printed}"
     until("nothing runs and every proplet may be used", lambda: is_idle(system))
 

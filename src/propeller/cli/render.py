@@ -68,6 +68,8 @@ def _table(value: object) -> Table | Group | str:
     """Anything without a shape of its own."""
     if isinstance(value, msgspec.Struct):
         return facts(_plain(value))
+    if isinstance(value, list):
+        return "\n".join(map(_text, value))
     if isinstance(value, Mapping):
         return facts({str(name): item for name, item in value.items()})
     return _text(value)

@@ -57,6 +57,15 @@ def session(ctx: typer.Context) -> Session:
     return found
 
 
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on a terminal that something takes its time."""
+    from propeller.cli import render
+
+    with render.console(stderr=True).status(what):
+        yield
+
+
 def pairs(items: list[str] | None, flag: str) -> dict[str, str] | None:
     """`["K=V", …]` as a dictionary; None if nothing was given. Values may hold commas and equal signs."""
     if not items:

@@ -28,6 +28,9 @@ _REFUSALS = (401, 403)
 
 PULL = "pull"
 PUSH = "pull,push"
+DELETE = "delete"
+CATALOGUE = "catalogue"
+"""The list of repositories, which is no repository's."""
 """The actions of the token protocol that we ask for."""
 
 
@@ -115,7 +118,8 @@ class Tokens:
         self, reference: Reference, action: str, parameters: Mapping[str, str], credential: Credential | None
     ) -> str:
         realm = parameters.get("realm", "")
-        scopes = {f"repository:{reference.repository}:{action}", *parameters.get("scope", "").split()}
+        own = "registry:catalog:*" if action == CATALOGUE else f"repository:{reference.repository}:{action}"
+        scopes = {own, *parameters.get("scope", "").split()}
         query = [("scope", one) for one in sorted(scopes)]
         if service := parameters.get("service"):
             query.append(("service", service))

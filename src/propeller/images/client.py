@@ -7,14 +7,15 @@ unreachable registry is `PeerUnavailable`, and what to do then is the caller's b
 
 import asyncio
 from collections.abc import Collection, Mapping
+from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from propeller import limits
-from propeller.errors import BadInput, DecodeError, PeerRefused, TooLarge
+from propeller.errors import BadInput, DecodeError, PeerRefused, TooLarge, Unsupported
 from propeller.images.artifact import EPOCH, MODULE_TITLE, encode_config, encode_manifest
-from propeller.images.auth import PULL, PUSH, Calls, Credential
+from propeller.images.auth import CATALOGUE, DELETE, PULL, PUSH, Calls, Credential
 from propeller.images.digest import digest_of, is_digest
 from propeller.images.layer import is_wasm
 from propeller.images.manifest import IMAGE_MANIFEST, MANIFEST_TYPES, TITLE, WASM_LAYER, Descriptor
@@ -24,12 +25,18 @@ from propeller.images.web import Web, join
 from propeller.ports import Http, ImageModule
 from propeller.wire import codec
 
+T = TypeVar("T")
+
 _OK, _NOT_FOUND, _NOT_ALLOWED = 200, 404, 405
 _MODULE_CONTENT_TYPES = ("application/wasm", "application/octet-stream")
 
 
 class _TagList(msgspec.Struct, frozen=True, kw_only=True):
     tags: list[str] | None = None
+
+
+class _Catalogue(msgspec.Struct, frozen=True, kw_only=True):
+    repositories: list[str] | None = None
 
 
 class OciImages:
@@ -124,12 +131,43 @@ class OciImages:
             answer = await self._calls.call(reference, PULL, "GET", path)
             what = f"tags of {reference.registry}/{reference.repository}"
             response = self._web.expect(answer, {200}, what)
-            found += _read_tags(response.body, what)
+            found += _decoded(_TagList, response.body, what).tags or []
             following = _next_page(answer.url, response.headers.get("link", ""))
             if following is None:
                 return found
             path = f"tags/list?{urlsplit(following).query}"
         raise PeerRefused(f"{reference.registry} lists tags without end", code="bad_pages")
+
+    async def repositories(self, registry: str) -> list[str]:
+        """Every repository of the registry `host[:port]`. Raises `Unsupported` if it lists none."""
+        found: list[str] = []
+        url = f"{self._web.base(registry)}/v2/_catalog"
+        whole = Reference(registry=registry, repository="_catalog")
+        for _ in range(limits.OCI_TAG_PAGES_MAX):
+            answer = await self._calls.send(whole, CATALOGUE, "GET", url)
+            if answer.response.status in {_NOT_FOUND, _NOT_ALLOWED}:
+                raise Unsupported(f"registry {registry} lists no repositories; name one: {registry}/NAME")
+            what = f"the repositories of {registry}"
+            response = self._web.expect(answer, {_OK}, what)
+            found += _decoded(_Catalogue, response.body, what).repositories or []
+            following = _next_page(answer.url, response.headers.get("link", ""))
+            if following is None:
+                return found
+            self._web.check_next(url, following)
+            url = following
+        raise PeerRefused(f"{registry} lists repositories without end", code="bad_pages")
+
+    async def delete(self, reference: Reference) -> str:
+        """Remove an image with all of its tags, and return its digest.
+
+        A registry frees the space in its own time. Raises `Unsupported` where it is set not to delete.
+        """
+        digest = await self.resolve(reference)
+        answer = await self._calls.call(reference, DELETE, "DELETE", f"manifests/{digest}")
+        if answer.response.status == _NOT_ALLOWED:
+            raise Unsupported(f"registry {reference.registry} is set not to delete images")
+        self._web.expect(answer, {200, 202, 204}, f"image {reference}")
+        return digest
 
     async def download(self, url: ModuleUrl) -> ImageModule:
         """A module from a plain URL: content type empty, Wasm or octets; 100 MiB at most."""
@@ -233,11 +271,11 @@ _ERROR_BYTES_MAX = 64 * 1024
 """Room for an error's body where the blob asked for is smaller than that."""
 
 
-def _read_tags(body: bytes, what: str) -> list[str]:
+def _decoded(kind: type[T], body: bytes, what: str) -> T:
     try:
-        return codec.decode(_TagList, body, what=what, limit_bytes=limits.HTTP_BODY_BYTES_MAX).tags or []
+        return codec.decode(kind, body, what=what, limit_bytes=limits.HTTP_BODY_BYTES_MAX)
     except DecodeError as error:
-        raise PeerRefused(error.message, code="bad_tags") from error
+        raise PeerRefused(error.message, code="bad_list") from error
 
 
 def _next_page(url: str, link: str) -> str | None:

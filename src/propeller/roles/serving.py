@@ -93,6 +93,8 @@ async def run_registry(settings: RegistryRole, sock: socket.socket) -> None:
     with contextlib.closing(FileIndex(settings.directory / "repositories")) as index:
         registry = RegistryApp(blobs, index, SystemClock(), SystemRandom())
         await registry.open()
+        if orphans := await registry.collect():
+            logger().info("unlinked content deleted", blobs=orphans)
         app = create_app(
             "registry", [create_registry_app(registry)], metrics, lambda: {"status": "ok"},
             description="An OCI registry: the distribution specification v1.1.",
