@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from propeller.errors import BadInput, PeerRefused
-from propeller.federation.coordinator.intake import admit_update, read_update
 from propeller.federation.coordinator.peers import Work, aggregate_body, base_of, model_body, used
+from propeller.federation.coordinator.reading import Sender, admit_update, read_update
 from propeller.federation.offload import SizedOffload
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.tensors import EMPTY, Tensors, from_safetensors, to_safetensors
@@ -27,8 +27,8 @@ async def test_heavy_work_crosses_to_the_worker_process_and_back(offload):
     raw = json.dumps(
         {"round_id": "r", "proplet_id": "p", "num_samples": 2, "update": {"w": [1, 2, 3, 4]}}
     ).encode()
-    reading = await offload(read_update, raw, "json", "", "")
-    assert reading == read_update(raw, "json", "", "")
+    reading = await offload(read_update, raw, "json", Sender())
+    assert reading == read_update(raw, "json", Sender())
     terms = Terms(round_id="r", participants=frozenset({"p"}), base=ModelRef(version=0), base_hash="")
     update, content = await offload(admit_update, reading.draft, terms, BASE, "fedavg")
     assert from_safetensors(content, "x") == update.tensors
@@ -36,7 +36,7 @@ async def test_heavy_work_crosses_to_the_worker_process_and_back(offload):
     with pytest.raises(PeerRefused, match="no model"):
         await offload(base_of, b"[]", "m")
     wrong = raw.replace(b"4]", b"true]")
-    refused = await offload(read_update, wrong, "json", "", "")
+    refused = await offload(read_update, wrong, "json", Sender())
     assert isinstance(refused.error, BadInput)
     assert refused.error.reason == "bad_tensor"
 

@@ -10,6 +10,7 @@ from propeller.federation.coordinator.peers import Peers, Work
 from propeller.federation.offload import SizedOffload, inline
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.tensors import from_json, to_safetensors
+from propeller.storage.memory_blobs import MemoryBlobs
 
 
 def work(**more):
@@ -42,6 +43,7 @@ async def peers(request):
             registry_url="http://registry",
             aggregator_url="http://aggregator",
             offload=offload,
+            blobs=MemoryBlobs(),
         )
         yield services, made
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propeller.errors import CallerError, DecodeError, TooLarge
-from propeller.federation.coordinator.intake import Reading, read_update
+from propeller.federation.coordinator.reading import Reading, Sender, read_update
 from propeller.wire import cbor
 from propeller.wire.experiments import UpdateBody
 
@@ -20,7 +20,7 @@ anything = st.recursive(
 def test_any_bytes_are_an_update_or_an_error_of_the_caller(data, form):
     """Nothing else comes out of the decoders."""
     try:
-        assert isinstance(read_update(data, form, "", ""), Reading)
+        assert isinstance(read_update(data, form, Sender()), Reading)
     except CallerError:
         return
 
@@ -32,14 +32,14 @@ def test_mutated_updates_are_read_or_refused(data, field, value):
     position = data.draw(st.integers(0, len(raw) - 1))
     raw[position] ^= data.draw(st.integers(0, 255))
     try:
-        assert isinstance(read_update(bytes(raw), "cbor", "", ""), Reading)
+        assert isinstance(read_update(bytes(raw), "cbor", Sender()), Reading)
     except CallerError:
         return
 
 
 def test_good_update_is_read_with_its_nested_maps():
     """As a device sends it."""
-    reading = read_update(cbor2.dumps(GOOD), "cbor", "", "")
+    reading = read_update(cbor2.dumps(GOOD), "cbor", Sender())
     assert reading.draft.tensors["w"].tolist() == [[1, 2.5], [3, 4]]
 
 

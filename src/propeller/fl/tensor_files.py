@@ -112,7 +112,7 @@ def read_header(buffer: memoryview, what: str) -> tuple[int, dict[str, _Place]]:
     if start > len(buffer):
         raise _broken(what, "its header is cut off")
     try:
-        entries = json.loads(bytes(buffer[_PREFIX:start]))
+        entries = json.loads(bytes(buffer[_PREFIX:start]), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise _broken(what, f"its header is no JSON ({error})") from error
     if not isinstance(entries, dict):
@@ -125,6 +125,14 @@ def read_header(buffer: memoryview, what: str) -> tuple[int, dict[str, _Place]]:
             raise _broken(what, f"tensor {name[:80]!r} begins at {begin}, not at {at}")
         at = end
     return start, places
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The object of these members; of two with one name, readers would disagree which counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def _place(name: str, entry: object, what: str) -> _Place:

@@ -66,7 +66,10 @@ class ExperimentConfigured(Struct, frozen=True, kw_only=True):
 
 
 class UpdateBody(Struct, frozen=True, kw_only=True):
-    """`POST /update`, and an update by MQTT: what a trainer prints. `base_hash`, `update_token` are ours."""
+    """`POST /update`, and an update by MQTT: what a trainer prints. `base_hash`, `update_token` are ours.
+
+    An update of another `format` than `json-f64` is a file, in `update_b64` instead of `update`.
+    """
 
     round_id: str | None = None
     proplet_id: str | None = None
@@ -75,6 +78,8 @@ class UpdateBody(Struct, frozen=True, kw_only=True):
     num_samples: Any = None
     metrics: Any = None
     update: Any = None
+    format: str | None = None
+    update_b64: str | None = None
     update_token: str | None = None
 
 

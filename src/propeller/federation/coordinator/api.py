@@ -11,7 +11,7 @@ from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound
 from propeller.federation.coordinator.engine import round_record
-from propeller.federation.coordinator.intake import Said, Sender
+from propeller.federation.coordinator.reading import Said, Sender
 from propeller.federation.coordinator.shell import Coordinator
 from propeller.federation.coordinator.views import (
     experiment_detail,
@@ -22,6 +22,7 @@ from propeller.federation.coordinator.views import (
     status_view,
     task_view,
 )
+from propeller.fl.formats import JSON, WHOLE, Format, parse_format
 from propeller.fl.store import RoundRecord
 from propeller.http.answers import AnyRequest
 from propeller.http.large import file_answer
@@ -104,9 +105,10 @@ def _updates(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     async def update(request: AnyRequest) -> UpdateAnswer:
         """200 once the update is on disk; `duplicate` if this very update was there already.
 
-        A body of type `application/vnd.safetensors` is the trained model itself, in the dtypes of the base;
-        what JSON says beside `update` is then said by headers: `x-round-id`, `x-proplet-id`, `x-num-samples`,
-        `x-metrics` (JSON), `x-base-model-uri`, `x-base-hash`, `x-update-token`.
+        A body of type `application/vnd.safetensors` is the trained model itself, in the dtypes of the base,
+        or, with `x-update-format`, what that format makes of it; what JSON says beside `update` is then said
+        by headers: `x-round-id`, `x-proplet-id`, `x-num-samples`, `x-metrics` (JSON), `x-base-model-uri`,
+        `x-base-hash`, `x-update-token`.
         """
         if media_type(request) == SAFETENSORS:
             return _taken(await coordinator.intake.take_file(request.stream(), _said(request)))
@@ -141,7 +143,15 @@ def _said(request: AnyRequest) -> Said:
         base_uri=told("x-base-model-uri", ""),
         base_hash=told("x-base-hash", ""),
         sender=Sender(token=told(TOKEN_HEADER, "")),
+        form=_file_format(told("x-update-format", "")),
     )
+
+
+def _file_format(text: str) -> Format:
+    found = parse_format(text or WHOLE)
+    if found.name == JSON:
+        raise BadInput(f"a file of type {SAFETENSORS} is no {JSON}", code="bad_update_format")
+    return found
 
 
 def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:

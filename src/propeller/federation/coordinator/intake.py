@@ -5,30 +5,38 @@ Knows no topics and no routes. What a sender must hear is raised; `Answer` is th
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from propeller import limits
 from propeller.errors import BadInput, CallerError, Conflict, Denied, NotFound
 from propeller.federation.coordinator.engine import Batch, Engine
 from propeller.federation.coordinator.peers import Peers
+from propeller.federation.coordinator.reading import (
+    Form,
+    Reading,
+    Said,
+    Sender,
+    admit_file,
+    admit_update,
+    draft_file,
+    named,
+    read_update,
+)
 from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.federation.offload import Offload
 from propeller.fl import update as updates
+from propeller.fl.formats import unpack
+from propeller.fl.model_ref import ModelRef
 from propeller.fl.round import Round
 from propeller.fl.store import Content, CoordinatorStore
 from propeller.fl.strategies.registry import strategy
-from propeller.fl.tensor_files import view
-from propeller.fl.tensors import Tensors, check_like, to_safetensors
+from propeller.fl.tensors import Tensors
 from propeller.fl.token import verify_token
 from propeller.fl.update import Draft, Terms, Update
 from propeller.ports import BlobFiles, Instant
-from propeller.wire import cbor, codec
-from propeller.wire.experiments import UpdateBody
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Form = Literal["json", "cbor"]
 Answer = Literal["accepted", "duplicate"]
 
 
@@ -38,39 +46,6 @@ class Decide(Protocol):
     async def __call__(self, decision: Callable[[Batch, Instant], T], /) -> T:
         """Wait until what was decided is on disk."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sender:
-    """What the path says of an update's origin: ids from a topic, and whether they are proven there."""
-
-    round_id: str = ""
-    participant: str = ""
-    proven: bool = False
-    token: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What is said of an update that comes as a file, beside it. Ids are lawful; the rest is not checked."""
-
-    round_id: str
-    participant: str
-    samples: object
-    metrics: object
-    base_uri: str = ""
-    base_hash: str = ""
-    sender: Sender
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What was read: a draft, or why there is none, and for which round."""
-
-    round_id: str
-    token: str = ""
-    draft: Draft | None = None
-    error: CallerError | None = None
 
 
 class Intake:
@@ -99,7 +74,9 @@ class Intake:
 
     async def take(self, raw: bytes, form: Form, sender: Sender) -> Answer:
         """The update in `raw` counts once this returns. Raises `CallerError` with the reason, `PeerError`."""
-        reading = await self._run(len(raw), read_update, raw, form, sender.round_id, sender.participant)
+        reading = await self._run(len(raw), read_update, raw, form, sender)
+        if reading.file is not None:
+            return await self.take_file(_one(reading.file[0]), reading.file[1])
         try:
             draft = _drafted(reading)
             self._check_token(draft, reading.token, sender)
@@ -139,7 +116,8 @@ class Intake:
     async def _filed(self, pieces: AsyncIterator[bytes], said: Said, round_: Round) -> Answer:
         base = (await self._peers.base(round_.spec.base)).tensors
         chosen = self._engine.experiments[round_.spec.series].experiment.spec.strategy
-        size, digest = await self._written(pieces, strategy(chosen).expects(base).bytes)
+        size, digest = await self._written(pieces, _room(strategy(chosen).expects(base)))
+        digest = await self._unpacked(digest, said, round_.spec.base, chosen)
         try:
             file = await self._blobs.mapped(digest)
             update = await self._offload(admit_file, file, said, self._terms(round_), base, chosen)
@@ -162,7 +140,12 @@ class Intake:
         known = {one.accepted.participant: one for one in await self._store.updates(said.round_id)}
         if said.participant not in known:
             return await self._after_the_end(said)
+        record = await self._store.round(said.round_id)
+        series = await self._store.experiment(record.spec.series) if record is not None else None
+        if record is None or series is None:
+            return await self._after_the_end(said)
         _, digest = await self._written(pieces, known[said.participant].bytes)
+        digest = await self._unpacked(digest, said, record.spec.base, series.experiment.spec.strategy)
         try:
             return await self._after_the_end(
                 await self._offload(draft_file, await self._blobs.mapped(digest), said)
@@ -180,6 +163,25 @@ class Intake:
             size, digest = writer.size, await writer.commit()
         self._arriving[digest] += 1
         return size, digest
+
+    async def _unpacked(self, digest: str, said: Said, ref: ModelRef, chosen: str) -> str:
+        """The digest of the whole model in a file of any format; a packed file is not kept."""
+        if not said.form.delta:
+            return digest
+        try:
+            base = strategy(chosen).expects(await self._peers.values(ref))
+            packed, what = await self._blobs.mapped(digest), named(said)
+            made = await self._offload(unpack, packed, said.form, base, what)
+            async with self._blobs.open_writer(made.size_bytes) as writer:
+                while piece := await self._offload(next, made.pieces, b""):
+                    await writer.write(piece)
+                whole = await writer.commit()
+            # First: a difference from a base of zeros is the very file of the model.
+            self._arriving[whole] += 1
+        finally:
+            await self._forget(digest)
+            self._arriving[digest] -= 1
+        return whole
 
     async def _forget(self, digest: str) -> None:
         """Delete the file of a refused update, unless the same bytes count elsewhere, or are about to."""
@@ -255,68 +257,10 @@ def _drafted(reading: Reading) -> Draft:
     return reading.draft
 
 
-def read_update(raw: bytes, form: Form, round_id: str, participant: str) -> Reading:
-    """What `raw` says. `round_id` and `participant` come from a topic; if empty, `raw` has them.
-
-    Raises `DecodeError` or `TooLarge` for bytes that are no update; a wrong value is in the `Reading`.
-    """
-    what, most = "the update", limits.UPDATE_BYTES_MAX
-    if form == "cbor":
-        body = cbor.decode(UpdateBody, raw, what=what, limit_bytes=most)
-    else:
-        body = codec.decode(UpdateBody, raw, what=what, limit_bytes=most, strict=True)
-    named = round_id or body.round_id or ""
-    try:
-        _check_origin(body, round_id, participant)
-        draft = updates.read(
-            round_id=named,
-            participant=participant or body.proplet_id or "",
-            samples=body.num_samples,
-            update=body.update,
-            metrics=body.metrics,
-            base_uri=body.base_model_uri or "",
-            base_hash=body.base_hash or "",
-        )
-    except CallerError as error:
-        return Reading(round_id=named, error=error)
-    return Reading(round_id=named, token=body.update_token or "", draft=draft)
+def _room(like: Tensors) -> int:
+    """What the data of an update may weigh in any format: an index and a value for every element, at most."""
+    return max(like.bytes, 12 * like.elements) + 4 * len(like)
 
 
-def _check_origin(body: UpdateBody, round_id: str, participant: str) -> None:
-    for said, proven, what in (
-        (body.round_id, round_id, "round_id"),
-        (body.proplet_id, participant, "proplet_id"),
-    ):
-        if not (said or proven):
-            raise BadInput(f"the update has no {what}; name it", code=f"missing_{what}")
-        if said and proven and said != proven:
-            raise Denied(
-                f"the update says {what} {said[:80]!r}, but came by the topic of {proven[:80]!r}",
-                code="wrong_sender",
-            )
-
-
-def admit_update(draft: Draft, terms: Terms, base: Tensors, chosen: str) -> tuple[Update, bytes]:
-    """The admitted update and its safetensors file; it has the tensors that the `chosen` strategy expects."""
-    update = updates.admit(draft, terms, strategy(chosen).expects(base))
-    return update, to_safetensors(update.tensors)
-
-
-def draft_file(file: memoryview, said: Said) -> Draft:
-    """The draft in `file`. Raises `BadInput`, `TooLarge`."""
-    return updates.drafted(
-        view(file, f"the update of {said.participant!r} for round {said.round_id!r}"),
-        round_id=said.round_id,
-        participant=said.participant,
-        samples=said.samples,
-        metrics=said.metrics,
-        base_uri=said.base_uri,
-        base_hash=said.base_hash,
-    )
-
-
-def admit_file(file: memoryview, said: Said, terms: Terms, base: Tensors, chosen: str) -> Update:
-    """The admitted update in `file`, which must have the dtypes of the model: it is not written again."""
-    draft, expected = draft_file(file, said), strategy(chosen).expects(base)
-    check_like(draft.tensors, expected, f"the update of {said.participant!r} for round {said.round_id!r}")
-    return updates.admit(draft, terms, expected)
+async def _one(content: bytes) -> AsyncIterator[bytes]:
+    yield content

@@ -9,7 +9,8 @@ import asyncio
 from propeller import limits
 from propeller.errors import CallerError, PropellerError
 from propeller.federation.coordinator.engine import Engine
-from propeller.federation.coordinator.intake import Decide, Intake, Sender
+from propeller.federation.coordinator.intake import Decide, Intake
+from propeller.federation.coordinator.reading import Sender
 from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.ports import Bus, Message
 from propeller.telemetry.logs import about, logger

@@ -4,6 +4,7 @@ The heavy halves (`base_of`, `aggregate_body`, `model_body`) are functions of by
 can run wherever `offload` runs them.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from propeller.federation.offload import Offload
 from propeller.fl.aggregation import state_like
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.strategies.registry import strategy
-from propeller.fl.tensor_files import header_bytes, layout_of, shapes
+from propeller.fl.tensor_files import header_bytes, layout_of, shapes, view
 from propeller.fl.tensors import (
     EMPTY,
     Tensors,
@@ -34,7 +35,7 @@ from propeller.fl.tensors import (
     to_safetensors,
 )
 from propeller.fl.versions import GLOBAL_MODEL
-from propeller.ports import HttpStreams, Response
+from propeller.ports import BlobFiles, HttpStreams, Response
 from propeller.wire import codec
 from propeller.wire.models import (
     MODEL_FILES,
@@ -54,6 +55,8 @@ from propeller.wire.models import (
 
 BASES_MAX: Final = 8
 """Base models kept decoded: rounds of a few experiments at a time share them."""
+COPIES_MAX: Final = 2
+"""Large base models kept on disk, for updates that are differences from them."""
 _REFUSED: Final = "registry_refused"
 
 
@@ -98,9 +101,18 @@ class Peers:
     """Both services, over one HTTP client."""
 
     def __init__(
-        self, *, http: HttpStreams, registry_url: str, aggregator_url: str, offload: Offload
+        self,
+        *,
+        http: HttpStreams,
+        registry_url: str,
+        aggregator_url: str,
+        offload: Offload,
+        blobs: BlobFiles,
     ) -> None:
         self._http = http
+        self._blobs = blobs
+        self._copies: OrderedDict[ModelRef, str] = OrderedDict()
+        self._copying = asyncio.Lock()
         self._registry = registry_url.rstrip("/")
         self._aggregator = aggregator_url.rstrip("/")
         self._offload = offload
@@ -117,6 +129,31 @@ class Peers:
                 self._bases.popitem(last=False)
         self._bases.move_to_end(ref)
         return self._bases[ref]
+
+    async def values(self, ref: ModelRef) -> Tensors:
+        """A version's tensors with their values; a large one is copied to this disk and read there.
+
+        Raises what `base` raises.
+        """
+        base = await self.base(ref)
+        if not base.large:
+            return base.tensors
+        async with self._copying:
+            if ref not in self._copies:
+                self._copies[ref] = await self._copied(ref, base.file_bytes)
+                if len(self._copies) > COPIES_MAX:
+                    await self._blobs.delete(self._copies.popitem(last=False)[1])
+            self._copies.move_to_end(ref)
+            digest = self._copies[ref]
+        return view(await self._blobs.mapped(digest), ref.uri)
+
+    async def _copied(self, ref: ModelRef, size: int) -> str:
+        async with self._blobs.open_writer(size) as writer:
+            answer = await self._http.stream(
+                "GET", self._version(ref), headers={"accept": SAFETENSORS}, sink=writer.write
+            )
+            good(answer, f"GET {self._version(ref)}", "registry")
+            return await writer.commit()
 
     async def make(self, work: Work) -> Made:
         """Aggregate and store. Doing it again is harmless: the registry gives a round one version.

@@ -74,6 +74,7 @@ class Coordinator:
             registry_url=settings.registry_url,
             aggregator_url=settings.aggregator_url,
             offload=offload,
+            blobs=blobs,
         )
         self.outbox = Outbox(bus=bus, topics=settings.topics, mirror=settings.mirror, clock=clock)
         self.intake = Intake(
