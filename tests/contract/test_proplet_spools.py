@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from msgspec import Raw
 
 from propeller.errors import Conflict, StorageBroken, StorageFull
 from propeller.proplet.agent import TOMBSTONES_MAX
@@ -33,6 +34,7 @@ def live(which, order=1, **changes):
         module=ModuleRef(sha256="0" * 64, url="http://h/x"),
         limits=TaskLimits(wall_s=1.5),
         seed=2**62,
+        parent_results={"parent": Raw(b'{"said": [1.5, "\\u00fc"]}')},
     )
     return Held(key=which, state=AttemptState.ACCEPTED, order=order, start=start, **changes)
 

@@ -13,6 +13,7 @@ from propeller.cli import (
     proplets,
     provision,
     roles,
+    sim,
     system,
     tasks,
 )
@@ -78,6 +79,7 @@ app.add_typer(images.app, name="image")
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(provision.app, name="provision")
+app.add_typer(sim.app, name="sim")
 system.add_to(app)
 
 

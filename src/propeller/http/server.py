@@ -16,13 +16,13 @@ from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, ControllerRouterHandler, HTTPScope, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
 
 import propeller
 from propeller import limits
 from propeller.errors import BadInput, Bug, DecodeError, TooLarge
+from propeller.http import reuse
 from propeller.http.answers import ERROR_RESPONSES, EXCEPTION_HANDLERS, AnyRequest
 from propeller.telemetry.logs import bind_role
 from propeller.telemetry.metrics import CONTENT_TYPE, RoleMetrics
@@ -51,8 +51,17 @@ def create_app(
     other than pass, ok or warn answers 503. Paths answer with and without a trailing slash. Raises `Bug` for
     a handler that would run in a thread.
     """
+    routes = [*handlers, _health_route(health), _metrics_route(metrics)]
+    app = reuse.taken(role, routes) or _parsed(role, routes, description)
+    app.state.offload = offload
+    # The outermost layer, because routes that do not exist never reach a middleware and count too.
+    app.asgi_handler = _Observed(app.asgi_handler, role, metrics)
+    return app
+
+
+def _parsed(role: str, handlers: Sequence[ControllerRouterHandler], description: str) -> Litestar:
     app = Litestar(
-        route_handlers=[*handlers, _health_route(health), _metrics_route(metrics)],
+        route_handlers=handlers,
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=limits.HTTP_BODY_BYTES_MAX,
         openapi_config=_openapi(role, description),
@@ -60,12 +69,10 @@ def create_app(
         debug=False,
         pdb_on_exception=False,
     )
-    app.state.offload = offload
-    for handler in _http_handlers(app):
+    for handler in reuse.http_handlers(app):
         _require_async(handler)
         handler.responses = {**ERROR_RESPONSES, **(handler.responses or {})}
-    # The outermost layer, because routes that do not exist never reach a middleware and count too.
-    app.asgi_handler = _Observed(app.asgi_handler, role, metrics)
+    reuse.keep(role, app)
     return app
 
 
@@ -151,12 +158,6 @@ def _openapi(role: str, description: str) -> OpenAPIConfig:
         path="/schema",
         render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
     )
-
-
-def _http_handlers(app: Litestar) -> list[HTTPRouteHandler]:
-    return [
-        handler for route in app.routes if isinstance(route, HTTPRoute) for handler in route.route_handlers
-    ]
 
 
 def _require_async(handler: HTTPRouteHandler) -> None:

@@ -47,6 +47,33 @@ class Held(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished: bytes = b""
 
 
+class _Stored(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`Held` with its start as JSON: parts of it are JSON as they came, which MessagePack cannot hold."""
+
+    key: AttemptKey
+    state: AttemptState
+    order: int
+    start: bytes = b""
+    update: bytes = b""
+    usage: Usage = Usage()
+    finished: bytes = b""
+
+
+def packed(held: Held) -> bytes:
+    """The record as a spool writes it."""
+    fields = {name: getattr(held, name) for name in Held.__struct_fields__}
+    fields["start"] = msgspec.json.encode(held.start) if held.start is not None else b""
+    return msgspec.msgpack.encode(_Stored(**fields))
+
+
+def unpacked(content: bytes) -> Held:
+    """The record that `packed` wrote; raises `msgspec.MsgspecError` for anything else."""
+    stored = msgspec.msgpack.decode(content, type=_Stored)
+    fields = {name: getattr(stored, name) for name in Held.__struct_fields__}
+    fields["start"] = msgspec.json.decode(stored.start, type=Start) if stored.start else None
+    return Held(**fields)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How an attempt ended. `results` is JSON; `failure` and `error` are both empty on success."""

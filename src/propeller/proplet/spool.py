@@ -20,7 +20,7 @@ import msgspec
 from propeller.errors import Conflict, StorageBroken, StorageFull
 from propeller.proplet.agent import TOMBSTONES_MAX
 from propeller.proplet.offload import Offload
-from propeller.proplet.records import Held
+from propeller.proplet.records import Held, packed, unpacked
 from propeller.wire.messages import AttemptKey
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -82,12 +82,12 @@ class MemorySpool:
         if self._locked:
             raise Conflict("the spool is in use by another proplet", code="spool_locked")
         self._locked = True
-        held = tuple(msgspec.msgpack.decode(content, type=Held) for content in self._held.values())
+        held = tuple(unpacked(content) for content in self._held.values())
         return Spooled(held=held, done=tuple(self._done))
 
     async def save(self, held: Held) -> None:
         """Store a copy of the record, or raise `StorageFull`."""
-        content = msgspec.msgpack.encode(held)
+        content = packed(held)
         others = sum(len(other) for key, other in self._held.items() if key != held.key)
         if others + len(content) > self.room_bytes:
             raise StorageFull(f"the spool has room for {self.room_bytes} bytes")
@@ -128,7 +128,7 @@ class FileSpool:
 
     async def save(self, held: Held) -> None:
         """Write, sync and rename; the directory is synced too, so the record outlives a power cut."""
-        content = msgspec.msgpack.encode(held)
+        content = packed(held)
         path = self._path(held.key)
         await self._offload(lambda: self._replace(path, content))
 
@@ -244,7 +244,7 @@ def _parse(content: bytes) -> Held | None:
     if hashlib.sha256(body).hexdigest().encode() != digest:
         return None
     try:
-        return msgspec.msgpack.decode(body, type=Held)
+        return unpacked(body)
     except msgspec.MsgspecError:
         return None
 

@@ -22,7 +22,10 @@ TRAINER = MAGIC + b"trainer"
 ECHO = MAGIC + b"echo"
 TRAP = MAGIC + b"trap"
 LOOP = MAGIC + b"loop"
+FLAKY = MAGIC + b"flaky"
 TRAINER_IMAGE = "registry:5000/trainer:latest"
+_FLAKY = 0.6
+"""Chance that the flaky guest fails."""
 ECHO_IMAGE = "registry:5000/echo:latest"
 
 
@@ -43,7 +46,7 @@ class VirtualRuntime:
         try:
             async with asyncio.timeout(None if job.endless else job.limits.wall_s):
                 await asyncio.sleep(self._random.uniform(0.0, self._slow_s_max))
-                return await program(job)
+                return await program(job, self._random)
         except TimeoutError:
             return GuestFailed(kind="timeout", message=f"over {job.limits.wall_s:g} s")
 
@@ -84,7 +87,7 @@ class VirtualImages:
         )
 
 
-async def _train(job: GuestJob) -> GuestDone | GuestFailed:
+async def _train(job: GuestJob, _random: Random) -> GuestDone | GuestFailed:
     env = job.env
     if not env.get("MODEL_DATA") or not env.get("DATASET_DATA"):
         return GuestFailed(kind="exit", message="no model or no data: a trainer never makes them up")
@@ -117,25 +120,33 @@ def _step(
     return {"w": w, "b": b}, loss
 
 
-async def _echo(job: GuestJob) -> GuestDone | GuestFailed:
+async def _echo(job: GuestJob, _random: Random) -> GuestDone | GuestFailed:
     said = f"hello from {job.env.get('PROPLET_ID', '')}{''.join(f' {text}' for text in job.inputs)}"
     if job.on_output is not None:
         job.on_output("stdout", said.encode(), 0)
     return GuestDone(stdout=said, stderr="")
 
 
-async def _trap(_job: GuestJob) -> GuestDone | GuestFailed:
+async def _trap(_job: GuestJob, _random: Random) -> GuestDone | GuestFailed:
     return GuestFailed(kind="trap", message="unreachable executed")
 
 
-async def _loop(_job: GuestJob) -> GuestDone | GuestFailed:
+async def _flaky(job: GuestJob, random: Random) -> GuestDone | GuestFailed:
+    """Fails more often than not."""
+    if random.random() < _FLAKY:
+        return GuestFailed(kind=random.choice(("trap", "exit")), message="it fails now and then")
+    return await _echo(job, random)
+
+
+async def _loop(_job: GuestJob, _random: Random) -> GuestDone | GuestFailed:
     await asyncio.sleep(GUEST_WALL_S_MAX)
     return GuestFailed(kind="timeout", message="outlived every limit")
 
 
-_PROGRAMS: Mapping[bytes, Callable[[GuestJob], Awaitable[GuestDone | GuestFailed]]] = {
+_PROGRAMS: Mapping[bytes, Callable[[GuestJob, Random], Awaitable[GuestDone | GuestFailed]]] = {
     TRAINER: _train,
     ECHO: _echo,
     TRAP: _trap,
     LOOP: _loop,
+    FLAKY: _flaky,
 }

@@ -14,6 +14,8 @@ from propeller.ports import Instant
 
 T = TypeVar("T")
 
+_TURNS_MAX = 100_000
+"""Turns of the loop without the passing of time after which nobody believes that it will ever pass."""
 EPOCH_S = 1_700_000_000.0
 """Wall time at which every world begins (Unix seconds)."""
 
@@ -23,6 +25,7 @@ class _Jump(selectors.BaseSelector):
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        self._still = 0
         self._watched: dict[Any, selectors.SelectorKey] = {}
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -41,6 +44,9 @@ class _Jump(selectors.BaseSelector):
         """Jump over the time that the loop would have waited."""
         if timeout is None:
             raise Bug("the world stands still: every task waits for something that no timer brings")
+        self._still = 0 if timeout > 0 else self._still + 1
+        if self._still > _TURNS_MAX:
+            raise Bug(f"the world spins: {_TURNS_MAX} turns of the loop and no time has passed")
         self.now_s += max(0.0, timeout)
         return []
 

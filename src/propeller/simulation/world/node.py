@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from propeller.errors import StorageFull
+from propeller.telemetry.logs import role_context
 
 
 class Life(Protocol):
@@ -52,7 +53,8 @@ class Node:
 
     async def _guarded(self) -> None:
         try:
-            await self._live()
+            with role_context(self.name):
+                await self._live()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - the boundary of a simulated process
@@ -62,13 +64,20 @@ class Node:
 class Brittle:
     """A store that may have no room for a commit, and whose owner may die just before or just after one.
 
-    Everything else passes through.
+    Everything else passes through. `saw` is shown what was committed, whether or not anybody lives to tell.
     """
 
-    def __init__(self, store: Any, dies: Callable[[], bool], no_room: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        store: Any,
+        dies: Callable[[], bool],
+        no_room: Callable[[], bool],
+        saw: Callable[[Any], None] = lambda _changes: None,
+    ) -> None:
         self._store = store
         self._dies = dies
         self._no_room = no_room
+        self._saw = saw
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -79,6 +88,7 @@ class Brittle:
         if self._no_room():
             raise StorageFull("this world's disk is full")
         result = await self._store.commit(*args, **kwargs)
+        self._saw(args[0])
         await self._perhaps_never()
         return result
 

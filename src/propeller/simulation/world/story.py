@@ -1,81 +1,49 @@
-"""What users do in a world: tasks of every kind, an experiment, a round by hand. It asks as a client asks.
-
-A client that gets no answer asks again, as real ones do; what was answered is kept, so that the promises
-can be checked against it.
-"""
+"""A day of a world: data are laid in, everything happens at once, and then the world calms down."""
 
 import asyncio
-import base64
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 import msgspec
 
-from propeller.errors import Bug, PeerUnavailable
-from propeller.ports import Response
-from propeller.simulation.world.guests import ECHO_IMAGE, LOOP, TRAINER, TRAINER_IMAGE, TRAP
+from propeller.simulation.world import errands
+from propeller.simulation.world.day import RETRY_S, Client, Day
+from propeller.simulation.world.guests import LOOP, TRAINER, TRAINER_IMAGE, TRAP
+from propeller.simulation.world.witness import Broken
 from propeller.simulation.world.world import COORDINATOR, DATA_STORE, MANAGER, World
 
 CALM_DOWN_S = 4 * 3600.0
 """Virtual time after which everything must have ended."""
 ROUNDS = 3
-_RETRY_S = 1.0
-_AGAIN = {429, 500, 502, 503, 507}
+_ERRANDS = 5
+"""How many of the errands a day has, beside training and a few plain tasks."""
 _FIRST_S = 1.0
 
 
-@dataclass(slots=True)
-class Day:
-    """What was accepted, and how each accepted task must end."""
-
-    accepted: dict[str, str] = field(default_factory=dict)
-    """Task id → what it is: echo, trap, loop, stopped, manual."""
-    answers: list[tuple[str, int]] = field(default_factory=list)
-    experiment_id: str = ""
-
-
-Handle = Callable[[], Awaitable[None]]
-
-
-class Client:
-    """Asks with patience: again when there is no answer or a server-side one."""
-
-    def __init__(self, world: World, day: Day) -> None:
-        self._world = world
-        self._day = day
-
-    async def ask(self, method: str, url: str, body: Any = None) -> Response:
-        """One request until it is answered for good."""
-        content = b"" if body is None else msgspec.json.encode(body)
-        while True:
-            try:
-                answer = await self._world.http.request(method, url, body=content)
-            except PeerUnavailable:
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if answer.status not in _AGAIN:
-                self._day.answers.append((f"{method} {url}", answer.status))
-                return answer
-            if answer.status == 500:  # noqa: PLR2004 - no input and no fault may cause one
-                raise Bug(f"{method} {url} answered 500: {answer.body!r}")
-            await asyncio.sleep(_RETRY_S)
-
-
 async def mixed_day(world: World) -> Day:
-    """Data and models are laid in, then everything happens at once, and then the world calms down."""
-    day = Day()
-    client = Client(world, day)
+    """A training experiment, a round by hand, plain tasks, and some of the errands, drawn from the seed."""
+    client = Client(world, Day())
     random = Random(f"{world.seed}/story")  # noqa: S311 - it must replay
-    await _prepare(world, client)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_experiment(world, client, day, random))
-        group.create_task(_manual_round(client, day, world.proplet_ids[0]))
-        for kind in ("echo", "echo", "trap", "loop", "stopped", "echo"):
-            group.create_task(_task(client, day, kind, world, random))
+    chosen = random.sample(errands.ERRANDS, _ERRANDS)
+    try:
+        async with asyncio.timeout(CALM_DOWN_S):
+            await _prepare(world, client)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_experiment(world, client, random))
+                group.create_task(_manual_round(client, world.proplet_ids[0]))
+                for kind in ("echo", "trap", "loop"):
+                    group.create_task(_task(client, kind, world, random))
+                for errand in chosen:
+                    group.create_task(_errand(errand, client, world))
+    except TimeoutError as error:
+        raise Broken("every day ends", _left(world)) from error
     await _calm(world)
-    return day
+    return client.day
+
+
+async def _errand(errand: errands.Errand, client: Client, world: World) -> None:
+    random = Random(f"{world.seed}/{errand.__name__}")  # noqa: S311 - it must replay
+    await asyncio.sleep(random.uniform(0.0, 40.0))
+    await errand(client, world, random)
 
 
 async def _prepare(world: World, client: Client) -> None:
@@ -89,10 +57,10 @@ async def _prepare(world: World, client: Client) -> None:
         answer = await client.ask("GET", f"{MANAGER}/proplets")
         if msgspec.json.decode(answer.body)["total"] >= len(world.proplet_ids):
             return
-        await asyncio.sleep(_RETRY_S)
+        await asyncio.sleep(RETRY_S)
 
 
-async def _experiment(world: World, client: Client, day: Day, random: Random) -> None:
+async def _experiment(world: World, client: Client, random: Random) -> None:
     await asyncio.sleep(random.uniform(0.0, 5.0))
     body = {
         "experiment_id": "exp",
@@ -104,49 +72,26 @@ async def _experiment(world: World, client: Client, day: Day, random: Random) ->
         "rounds": ROUNDS,
         "seed": 7,
     }
-    answer = await client.ask("POST", f"{MANAGER}/fl/experiments", body)
-    if answer.status != 200:  # noqa: PLR2004 - HTTP's number
-        raise Bug(f"the experiment was refused: {answer.status} {answer.body!r}")
-    day.experiment_id = "exp"
+    await client.demand("POST", "/fl/experiments", body)
+    client.day.experiment_id = "exp"
 
 
-async def _task(client: Client, day: Day, kind: str, world: World, random: Random) -> None:
+async def _task(client: Client, kind: str, world: World, random: Random) -> None:
     await asyncio.sleep(random.uniform(0.0, 30.0))
-    number = len(day.accepted)
-    body: dict[str, Any] = {"name": "main", "id": f"task-{kind}-{number}", "metadata": {"kind": kind}}
-    body |= _module(kind)
+    fields = {} if kind == "echo" else errands.module({"trap": TRAP, "loop": LOOP}[kind])
     if random.random() < 0.5:  # noqa: PLR2004 - a coin
-        body["proplet_id"] = random.choice(world.proplet_ids)
-    task_id = body["id"]
-    day.accepted[task_id] = kind
-    answer = await client.ask("POST", f"{MANAGER}/tasks", body)
-    if answer.status not in {201, 409}:  # 409: an answer was lost, and the task is there
-        raise Bug(f"a task was refused: {answer.status} {answer.body!r}")
-    await client.ask("POST", f"{MANAGER}/tasks/{task_id}/start")
-    if kind == "stopped":
-        await asyncio.sleep(random.uniform(0.0, 20.0))
-        await client.ask("POST", f"{MANAGER}/tasks/{task_id}/stop")
+        fields["proplet_id"] = random.choice(world.proplet_ids)
+    body = errands.task(f"task-{kind}", metadata={"kind": kind}, **fields)
+    await client.create(kind, body)
+    await client.start(body["id"])
 
 
-def _module(kind: str) -> Mapping[str, Any]:
-    if kind == "echo":
-        return {"image_url": ECHO_IMAGE}
-    content = TRAP if kind == "trap" else LOOP
-    return {"file": base64.b64encode(content).decode(), "limits": {"wall_s": 60}}
-
-
-async def _manual_round(client: Client, day: Day, proplet_id: str) -> None:
+async def _manual_round(client: Client, proplet_id: str) -> None:
     await asyncio.sleep(10.0)
-    body = {
-        "id": "by-hand",
-        "name": "train",
-        "proplet_id": proplet_id,
-        "file": base64.b64encode(TRAINER).decode(),
-        "env": {"ROUND_ID": "manual-1", "MODEL_URI": "fl/models/global_model_v0"},
-    }
-    day.accepted["by-hand"] = "manual"
-    await client.ask("POST", f"{MANAGER}/tasks", body)
-    await client.ask("POST", f"{MANAGER}/tasks/by-hand/start")
+    env = {"ROUND_ID": "manual-1", "MODEL_URI": "fl/models/global_model_v0"}
+    body = errands.task("by-hand", **errands.module(TRAINER), proplet_id=proplet_id, env=env)
+    await client.create("manual", body)
+    await client.start("by-hand")
 
 
 async def _calm(world: World) -> None:
@@ -156,8 +101,12 @@ async def _calm(world: World) -> None:
         world.check_alive()
         if await _ended(world):
             return
-    left = [run for run, _ in world.manager_store.runs.values() if run.live]
-    raise Bug(f"world {world.seed} never comes to rest: {left!r}")
+    raise Broken("every day ends", _left(world))
+
+
+def _left(world: World) -> str:
+    live = [run for run, _ in world.manager_store.runs.values() if run.live]
+    return f"world {world.seed} never comes to rest: {live!r}"
 
 
 async def _ended(world: World) -> bool:

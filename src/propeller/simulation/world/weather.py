@@ -3,7 +3,7 @@
 It decides when something fails, never what follows from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -22,6 +22,9 @@ class Climate:
     request_lost: float = 0.05
     response_lost: float = 0.05
     crashes: int = 6
+    outages: int = 1
+    """Times that a process is away for long: up to `outage_s_max`."""
+    outage_s_max: float = 40.0
     cuts: int = 2
     """Times that a proplet is cut off from the broker."""
     commit_failed: float = 0.01
@@ -41,6 +44,7 @@ CALM = Climate(
     request_lost=0,
     response_lost=0,
     crashes=0,
+    outages=0,
     cuts=0,
     commit_failed=0,
     disks_lost=0,
@@ -49,34 +53,52 @@ CALM = Climate(
 """No faults at all: the control."""
 
 
-class Weather:
-    """Draws faults from `random` until `clear` is called."""
+_AT_ONCE = (0.0,)
 
-    def __init__(self, climate: Climate, random: Random) -> None:
+
+def _told(delivery: Delivery) -> str:
+    levels = delivery.message.topic.split("/")
+    return f"{delivery.sender or 'retained'} → {delivery.receiver}, {'/'.join(levels[4:]) or levels[-1]}"
+
+
+class Weather:
+    """Draws faults from `random` until `clear` is called; each is told to `note`."""
+
+    def __init__(
+        self, climate: Climate, random: Random, note: Callable[[str], None] = lambda _what: None
+    ) -> None:
         self.climate = climate
         self._random = random
+        self._note = note
         self._clear = False
 
     def clear(self) -> None:
         """No faults from now on."""
         self._clear = True
 
-    def deliveries(self, _delivery: Delivery) -> Sequence[float]:
+    def deliveries(self, delivery: Delivery) -> Sequence[float]:
         """The delays (seconds) of each copy of a message that arrives; none if it is lost."""
         if self._clear:
-            return (0.0,)
+            return _AT_ONCE
         if self._chance(self.climate.message_lost):
+            self._note(f"lost: {_told(delivery)}")
             return ()
         copies = 1 + (self._random.randint(1, 4) if self._chance(self.climate.message_repeated) else 0)
-        return tuple(self._delay() for _ in range(copies))
+        delays = tuple(self._delay() for _ in range(copies))
+        if delays != _AT_ONCE:
+            shown = ", ".join(f"{delay_s:.1f}" for delay_s in delays)
+            self._note(f"arrives after {shown} s: {_told(delivery)}")
+        return delays
 
-    def request(self, _method: str, _url: str) -> Fault:
+    def request(self, method: str, url: str) -> Fault:
         """The fate of one HTTP request."""
         if self._clear:
             return NO_FAULT
         if self._chance(self.climate.request_lost):
+            self._note(f"lost: {method} {url}")
             return Fault(lose="request")
         if self._chance(self.climate.response_lost):
+            self._note(f"lost: the answer to {method} {url}")
             return Fault(lose="response")
         return Fault(request_s=self._delay() / 10, response_s=self._delay() / 10)
 

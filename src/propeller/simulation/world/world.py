@@ -6,7 +6,7 @@ crashes here too; everything else it forgets. The world is a pure function of it
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from random import Random
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from propeller.federation.data_store import app as data_store
 from propeller.federation.model_registry import app as model_registry
 from propeller.federation.offload import inline
 from propeller.http.memory import MemoryHttp
+from propeller.http.reuse import Parsed, routes_parsed_once
 from propeller.manager.app import Manager
 from propeller.manager.config import ManagerConfig
 from propeller.proplet.offload import at_once
@@ -27,10 +28,12 @@ from propeller.proplet.services import Services
 from propeller.proplet.settings import ServiceUrls
 from propeller.proplet.shell import Proplet
 from propeller.proplet.spool import MemorySpool
+from propeller.simulation.world.chronicle import ROLES, Chronicle
 from propeller.simulation.world.guests import VirtualImages, VirtualRuntime
 from propeller.simulation.world.loop import VirtualClock, VirtualLoop, run_virtual
 from propeller.simulation.world.node import Brittle, Node
 from propeller.simulation.world.weather import CALM, Climate, Weather
+from propeller.simulation.world.witness import Witness
 from propeller.storage.coordinator_memory import MemoryCoordinatorStore
 from propeller.storage.dataset_store import MemoryDatasetStore
 from propeller.storage.manager_memory import MemoryManagerStore
@@ -50,6 +53,8 @@ DATA_STORE = "http://data-store:8083"
 _URLS = ServiceUrls(manager=MANAGER, coordinator=COORDINATOR, model_registry=REGISTRY, data_store=DATA_STORE)
 _SECRET = b"a world's secret"
 _HEARTBEAT_S = 5.0
+_ROUTES: Parsed = {}
+"""The applications of this process; its worlds follow one another."""
 _COMMIT_DEATH = 0.01
 """Chance that a commit is the moment of a crash, while the storm lasts."""
 
@@ -57,10 +62,18 @@ _COMMIT_DEATH = 0.01
 class World:
     """A running world. Make one with `running`; `nodes` can be crashed and started by name."""
 
-    def __init__(self, seed: int, loop: VirtualLoop, *, proplets: int, climate: Climate) -> None:
+    def __init__(
+        self, seed: int, loop: VirtualLoop, *, proplets: int, climate: Climate, chronicle: Chronicle
+    ) -> None:
         self.seed = seed
         self.clock = VirtualClock(loop)
-        self.weather = Weather(climate, self._random("weather"))
+        self.chronicle = chronicle
+        chronicle.clock = loop.time
+        self.witness = Witness()
+        """Watches what the manager commits."""
+        self.weather = Weather(
+            climate, self._random("weather"), lambda what: chronicle.fault("network", what)
+        )
         self.disks = Weather(climate, self._random("disks"))
         """Draws apart from the network's, so that one's bad luck does not shift the other's."""
         self.broker = MemoryBroker(decide=self.weather.deliveries)
@@ -131,10 +144,23 @@ class World:
             if not raging or not self._commit_deaths or self._storm.random() >= _COMMIT_DEATH:
                 return False
             self._commit_deaths -= 1
+            self.chronicle.fault(name, "dies at a commit")
             self.crash(name)
             return True
 
         return dies
+
+    def _no_room(self, name: str) -> Callable[[], bool]:
+        def no_room() -> bool:
+            if not self.disks.no_room():
+                return False
+            self.chronicle.fault(name, "has no room for a commit")
+            return True
+
+        return no_room
+
+    def _witnessed(self, changes: Any) -> None:
+        self.witness.saw(changes, self.manager_store.tasks_by_id)
 
     async def _live_manager(self) -> None:
         config = ManagerConfig(
@@ -149,7 +175,9 @@ class World:
         boot = self.nodes["manager"].crashes
         manager = Manager(
             config,
-            store=Brittle(self.manager_store, self._dies("manager"), self.disks.no_room),
+            store=Brittle(
+                self.manager_store, self._dies("manager"), self._no_room("manager"), self._witnessed
+            ),
             blobs=self.manager_blobs,
             bus=MemoryBus(self.broker, "manager", random=self._random(f"manager bus {boot}")),
             images=self.images,
@@ -168,7 +196,7 @@ class World:
             settings=CoordinatorSettings(
                 topics=TOPICS, registry_url=REGISTRY, aggregator_url=AGGREGATOR, token_secret=_SECRET
             ),
-            store=Brittle(self.coordinator_store, self._dies("coordinator"), self.disks.no_room),
+            store=Brittle(self.coordinator_store, self._dies("coordinator"), self._no_room("coordinator")),
             blobs=self.coordinator_blobs,
             bus=MemoryBus(self.broker, "coordinator", random=self._random(f"coordinator bus {boot}")),
             http=self.http,
@@ -215,6 +243,7 @@ class World:
         node = self.nodes[name]
         node.crash()
         pause_s = self._storm.uniform(0.1, 8.0) if down_s is None else down_s
+        self.chronicle.fault(name, f"is killed, back in {pause_s:.1f} s")
         asyncio.get_running_loop().call_later(pause_s, node.start)
 
     async def _rage(self) -> None:
@@ -222,6 +251,7 @@ class World:
         climate = self.weather.climate
         troubles: dict[Callable[[], None], int] = {
             self._crash_one: climate.crashes,
+            self._long_outage: climate.outages,
             self._cut_one: climate.cuts,
             self._lose_a_disk: climate.disks_lost,
             self._set_clocks: climate.clock_jumps,
@@ -237,20 +267,29 @@ class World:
         await asyncio.sleep(max(0.0, climate.storm_s - self.clock.now().mono_s))
         self.weather.clear()
         self.disks.clear()
+        self.chronicle.fault("sky", "clears up")
 
     def _crash_one(self) -> None:
         self.crash(self._storm.choice(sorted(self.nodes)))
 
+    def _long_outage(self) -> None:
+        longest_s = self.weather.climate.outage_s_max
+        self.crash(self._storm.choice(sorted(self.nodes)), down_s=self._storm.uniform(8.0, longest_s))
+
     def _cut_one(self) -> None:
-        self.broker.partition(self._storm.choice(self.proplet_ids), self._storm.uniform(1.0, 40.0))
+        name, seconds = self._storm.choice(self.proplet_ids), self._storm.uniform(1.0, 40.0)
+        self.chronicle.fault(name, f"is cut off from the broker for {seconds:.1f} s")
+        self.broker.partition(name, seconds)
 
     def _lose_a_disk(self) -> None:
         name = self._storm.choice(self.proplet_ids)
+        self.chronicle.fault(name, "loses its disk")
         self.crash(name)
         self.spools[name] = MemorySpool()
 
     def _set_clocks(self) -> None:
         self.clock.skew_s = self._storm.choice((-3600.0, 0.0, 3600.0, self._storm.uniform(-60.0, 60.0)))
+        self.chronicle.fault("clocks", f"all wall clocks are now wrong by {self.clock.skew_s:.0f} s")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -272,16 +311,20 @@ def run_world(
     *,
     proplets: int = 3,
     climate: Climate = CALM,
+    chronicle: Chronicle | None = None,
 ) -> T:
     """Make the world of `seed`, live `story` in it, and return what the story returns.
 
+    With a chronicle, what happens and what the roles log goes there.
     Raises `Bug` if a node dies by itself, and what the story raises.
     """
     loop = VirtualLoop()
 
     async def main() -> T:
-        world = World(seed, loop, proplets=proplets, climate=climate)
+        world = World(seed, loop, proplets=proplets, climate=climate, chronicle=chronicle or Chronicle())
         async with world.running():
             return await story(world)
 
-    return run_virtual(main(), loop)
+    names = (*ROLES, *(f"proplet-{number}" for number in range(1, proplets + 1)))
+    with routes_parsed_once(_ROUTES), chronicle.listening(names) if chronicle else nullcontext():
+        return run_virtual(main(), loop)
