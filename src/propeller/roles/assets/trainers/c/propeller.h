@@ -265,6 +265,52 @@ PROPELLER_FN bool json_array(json_t *json) {
 
 PROPELLER_FN bool json_item(json_t *json) { return json_another(json, ']', "expected `,` or `]`"); }
 
+/* digits / 10^places, rightly rounded, for digits > 0 and places <= 27: 5^27 has 63 bits. Where both are doubles,
+ * one division is that. Else the quotient is computed with at least 64 bits, of which 53 are kept by rounding half
+ * to even; what was cut off and the remainder decide. */
+PROPELLER_FN double json_quotient(uint64_t digits, unsigned places) {
+    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    if (digits >> 53 == 0 && places < sizeof powers / sizeof *powers) {
+        return (double)digits / powers[places];
+    }
+    uint64_t divisor = 1;
+    for (unsigned i = 0; i < places; i++) {
+        divisor *= 5;
+    }
+    int zeros = __builtin_clzll(digits);
+    unsigned __int128 dividend = (unsigned __int128)(digits << zeros) << 64, quotient = dividend / divisor;
+    bool rest = quotient * divisor != dividend;
+    uint64_t high = (uint64_t)(quotient >> 64);
+    int cut = 75 - __builtin_clzll(high);
+    uint64_t kept = (uint64_t)(quotient >> cut);
+    unsigned __int128 lost = quotient & (((unsigned __int128)1 << cut) - 1), half = (unsigned __int128)1 << (cut - 1);
+    kept += lost > half || (lost == half && (rest || (kept & 1) != 0));
+    return ldexp((double)kept, cut - 64 - zeros - (int)places);
+}
+
+/* A scanned number's value. The C library's strtod works in 128-bit floats, which Wasm must emulate: it would take
+ * nine tenths of a small round. Up to 19 digits with a fraction of up to 27 places are read here, others there. */
+PROPELLER_FN double json_value(const char *begin, const char *end) {
+    const char *c = begin + (*begin == '-');
+    uint64_t digits = 0;
+    unsigned count = 0, places = 0;
+    for (bool fraction = false; c < end && *c != 'e' && *c != 'E'; c++) {
+        if (*c == '.') {
+            fraction = true;
+            continue;
+        }
+        count += count > 0 || *c != '0';
+        places += fraction;
+        digits = digits * 10 + (uint64_t)(*c - '0');
+    }
+    if (c < end || count > 19 || places > 27) {
+        return strtod(begin, NULL);
+    }
+    double value = digits == 0 ? 0.0 : json_quotient(digits, places);
+    return *begin == '-' ? -value : value;
+}
+
 /* A finite number. */
 PROPELLER_FN bool json_number(json_t *json, double *value) {
     json_peek(json);
@@ -272,7 +318,7 @@ PROPELLER_FN bool json_number(json_t *json, double *value) {
     if (!json_scan_number(json)) {
         return false;
     }
-    *value = strtod(begin, NULL);
+    *value = json_value(begin, json->at);
     return isfinite(*value) || json_fail(json, "a number too large for 64 bits");
 }
 
@@ -778,10 +824,44 @@ PROPELLER_FN void print_member(FILE *out, const char *name, const char *value) {
     fputc(',', out);
 }
 
+/* A parameter in as many digits as bring back the same bits. For floats of usual size the nine digits come from an
+ * exact product with a power of ten, rounded once: printf works in 128-bit floats, as strtod does. */
+PROPELLER_FN void print_real(FILE *out, real_t value) {
+    double size = fabs((double)value);
+    if (sizeof(real_t) != sizeof(float) || !(size >= 1e-5 && size < 1e8)) {
+        fprintf(out, PROPELLER_DIGITS, (double)value);
+        return;
+    }
+    int places = 0;
+    double power = 1;
+    while (size * power < 1e8) {
+        power *= 10;
+        places++;
+    }
+    uint64_t digits = (uint64_t)(size * power + 0.5);
+    while (places > 0 && digits % 10 == 0) {
+        digits /= 10;
+        places--;
+    }
+    char text[24];
+    char *at = text + sizeof text;
+    for (int i = 0; digits != 0 || i <= places; i++) {
+        if (i == places && places > 0) {
+            *--at = '.';
+        }
+        *--at = (char)('0' + digits % 10);
+        digits /= 10;
+    }
+    if (value < 0) {
+        *--at = '-';
+    }
+    fwrite(at, 1, (size_t)(text + sizeof text - at), out);
+}
+
 /* Nested lists as the shape says; the elements from `*at` on. */
 PROPELLER_FN void print_nested(FILE *out, const tensor_t *tensor, size_t depth, size_t *at) {
     if (depth == tensor->dims) {
-        fprintf(out, PROPELLER_DIGITS, (double)tensor->values[(*at)++]);
+        print_real(out, tensor->values[(*at)++]);
         return;
     }
     fputc('[', out);
