@@ -189,6 +189,16 @@ ROUND_TIMEOUT_S = 60.0
 ROUND_TIMEOUT_S_MAX = 30 * 86_400.0
 ROUNDS_MAX = 10_000
 PARTICIPANTS_MAX = 10_000
+OVER_SAMPLING_MAX = 10.0
+"""Participants asked for each update that is wanted."""
+ROUND_FAILURES = 2
+"""Failed rounds in a row that an experiment of several rounds outlives, unless it says otherwise."""
+ROUND_REFUSALS_MAX = 100
+"""Refused updates of a round that are kept with sender and reason; beyond it they are only counted."""
+REASON_CHARS_MAX = 500
+"""A reason that is shown and sent on; the whole story is in the log of whoever had it."""
+STALENESS_MAX = 16
+"""Versions that a late update may be behind, unless its experiment says less."""
 UPDATE_BYTES_MAX = 100 * 1024 * 1024
 UPDATE_SAMPLES_MAX = 1_000_000_000
 """One participant's weight: larger is a mistake or an attack."""

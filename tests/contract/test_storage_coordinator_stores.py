@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from propeller.errors import Conflict
-from propeller.fl.experiment import Experiment, ExperimentState, plan
+from propeller.fl.experiment import Experiment, ExperimentState
 from propeller.fl.model_ref import ModelRef
+from propeller.fl.plan import plan
 from propeller.fl.round import RoundState
 from propeller.fl.round_events import Accepted
 from propeller.fl.store import (
@@ -178,11 +179,17 @@ async def test_pages_are_newest_first_and_counted(store):
 
 
 async def test_last_completed_is_the_one_that_started_last(store):
-    """Not the one that ended last, nor one that failed."""
+    """Not the one that ended last, nor one that failed, nor an evaluation, which makes no model."""
     record = experiment()
+    completed = RoundState.COMPLETED
     rounds = [
-        a_round(record, number, state=state)
-        for number, state in ((3, RoundState.COMPLETED), (2, RoundState.COMPLETED), (1, RoundState.FAILED))
+        a_round(record, number, state=state, version=version)
+        for number, state, version in (
+            (3, completed, 5),
+            (2, completed, 4),
+            (1, RoundState.FAILED, None),
+            (4, completed, None),
+        )
     ]
     for one in rounds:
         await store.commit(Changes(rounds=[one]))

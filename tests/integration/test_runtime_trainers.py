@@ -130,6 +130,20 @@ async def test_a_model_with_weights_is_trained_on_from_there(pool):
     assert update["update"]["w"] == w
 
 
+async def test_evaluation_measures_the_model_and_sends_none(pool):
+    """FL_MODE=evaluate: loss and accuracy of the model as it was given, and no `update`."""
+    rows = rows_of(3, 50, 3)
+    environment = round_environment([0, 0, 0], rows, epochs=5, lr=0.1, batch_size=7, seed=9)
+    made = await trained(pool, environment)
+    model = json.dumps(made["update"])
+    measured = await trained(pool, {**environment, "MODEL_DATA": model, "FL_MODE": "evaluate"})
+    assert measured["metrics"] == made["metrics"]
+    assert (measured["num_samples"], "update" in measured) == (50, False)
+    failed = await pool.run(guest(SHIPPED, env={**environment, "FL_MODE": "guess"}))
+    assert isinstance(failed, GuestFailed)
+    assert "FL_MODE is guess" in failed.stderr
+
+
 async def test_defaults_are_those_of_the_original(pool):
     """Without hyperparameters: one epoch, lr 0.01; without ids: the published placeholders."""
     environment = round_environment([0, 0, 0], SAMPLE)

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from propeller.errors import BadInput, NotFound
+from propeller.federation.data_store.dataset import accept, part
 from propeller.proplet.data import LocalData
 
 ROWS = [([1.0, 2.5], 0.0), ([-3.0, 4.0], 1.0), ([0.5, 0.25], 1.0)]
@@ -163,3 +164,19 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "d.pickle").write_bytes(b"")
     with pytest.raises(BadInput, match="none of"):
         LocalData(tmp_path / "d.pickle").document("p-1")
+
+
+def test_the_parts_are_split_as_a_data_store_splits_them(tmp_path):
+    """A fifth is held out; together the parts are all rows, in their order, whoever splits them."""
+    rows = [{"x": [float(at)], "y": at % 2} for at in range(23)]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    stored, _ = accept("p-1", json.dumps({"data": rows}).encode())
+    seen = {}
+    for which in ("train", "test"):
+        own = json.loads(LocalData(tmp_path).document("p-1", which))
+        theirs = json.loads(part(stored, which))
+        seen[which] = [row["x"][0] for row in own["data"]]
+        assert seen[which] == [row["x"][0] for row in theirs["data"]]
+        assert own["size"] == theirs["size"] == len(seen[which])
+    assert len(seen["test"]) == 4
+    assert sorted(seen["train"] + seen["test"]) == [row["x"][0] for row in rows]

@@ -50,6 +50,19 @@ def test_put_result_comes_before_stdout():
     assert made("chatter", b'{"update":{"w":[7]}}')["update"] == {"w": [7]}
 
 
+EVALUATES = Start(id="t", name="n", env={**ENV, "FL_MODE": "evaluate"}, run=1, attempt=1)
+
+
+def test_an_evaluation_has_metrics_and_no_update():
+    """And says which module measured, whatever the guest says of that."""
+    said = '{"num_samples":3,"metrics":{"loss":0.5},"trainer_hash":"mine"}'
+    update = json.loads(make_update(GuestDone(stdout=said, stderr=""), EVALUATES, "p-1", "abc"))
+    assert (update["metrics"], update["trainer_hash"], "update" in update) == ({"loss": 0.5}, "abc", False)
+    for wrong in ('{"num_samples":3}', '{"metrics":{"loss":1},"update":{"w":[1]}}', '{"metrics":[1]}'):
+        with pytest.raises(AttemptFailed, match="the round evaluates"):
+            make_update(GuestDone(stdout=wrong, stderr=""), EVALUATES, "p-1")
+
+
 @pytest.mark.parametrize(
     ("stdout", "says"),
     [

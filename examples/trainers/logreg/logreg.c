@@ -1,4 +1,5 @@
-/* Logistic regression by mini-batch SGD, as a Wasm trainer for one round on one device.
+/* Logistic regression by mini-batch SGD, as a Wasm trainer for one round on one device; with FL_MODE=evaluate it
+ * measures the model and leaves it as it is.
  *
  * Reads the environment ABI (docs/reference/guest-abi.md), trains the model it was given on the data it was
  * given, and prints one JSON update. Without a model or data, or when the two do not fit, it says so on standard
@@ -360,7 +361,15 @@ static void print_member(const char *name, const char *value) {
     putchar(',');
 }
 
-static void print_update(const model_t *model, const data_t *data, const char *round_id) {
+static void print_model(const model_t *model) {
+    printf(",\"update\":{\"w\":[");
+    for (size_t j = 0; j < model->w.count; j++) {
+        printf(j == 0 ? "%.17g" : ",%.17g", model->w.values[j]);
+    }
+    printf("],\"b\":%.17g}", model->b);
+}
+
+static void print_result(const model_t *model, const data_t *data, const char *round_id, bool evaluates) {
     double accuracy;
     double loss = evaluate(model, data, &accuracy);
     if (!isfinite(loss)) {
@@ -370,12 +379,11 @@ static void print_update(const model_t *model, const data_t *data, const char *r
     print_member("round_id", round_id);
     print_member("proplet_id", environment("PROPLET_ID", "proplet-unknown"));
     print_member("base_model_uri", environment("MODEL_URI", ""));
-    printf("\"num_samples\":%zu,\"metrics\":{\"loss\":%.17g,\"accuracy\":%.17g},\"update\":{\"w\":[", data->y.count, loss,
-           accuracy);
-    for (size_t j = 0; j < model->w.count; j++) {
-        printf(j == 0 ? "%.17g" : ",%.17g", model->w.values[j]);
+    printf("\"num_samples\":%zu,\"metrics\":{\"loss\":%.17g,\"accuracy\":%.17g}", data->y.count, loss, accuracy);
+    if (!evaluates) {
+        print_model(model);
     }
-    printf("],\"b\":%.17g}}\n", model->b);
+    printf("}\n");
     if (fflush(stdout) != 0 || ferror(stdout)) {
         die("the update could not be written");
     }
@@ -386,8 +394,15 @@ int main(void) {
     hyperparams_t hyperparams = read_hyperparams(environment("HYPERPARAMS", "{}"), environment("SEED", NULL));
     model_t model = read_model(required("MODEL_DATA", "there is no model to train"));
     data_t data = read_data(required("DATASET_DATA", "there is no data to train on"), model.w.count);
-    train(&model, &data, hyperparams);
+    const char *mode = environment("FL_MODE", "train");
+    bool evaluates = strcmp(mode, "evaluate") == 0;
+    if (!evaluates && strcmp(mode, "train") != 0) {
+        die("FL_MODE is %s; this trainer knows train and evaluate", mode);
+    }
+    if (!evaluates) {
+        train(&model, &data, hyperparams);
+    }
     require_finite(&model);
-    print_update(&model, &data, round_id);
+    print_result(&model, &data, round_id, evaluates);
     return 0;
 }

@@ -1,187 +1,50 @@
-"""An experiment: n rounds, each from the model that the one before made. Knows no clock, store or transport.
+"""An experiment's life: rounds, each from the model that the one before made. Knows no clock and no store.
 
-    RUNNING ──the last round completed──▶ COMPLETED
-       ├──a round failed────────────────▶ FAILED
-       └──somebody asked────────────────▶ STOPPED
+    RUNNING ◀──resume── PAUSED ◀──pause── RUNNING
+       ├──the last round completed, or a stopping condition holds────────▶ COMPLETED
+       ├──more rounds in a row failed than it outlives, or all did───────▶ FAILED
+       └──somebody asked─────────────────────────────────────────────────▶ STOPPED
 
-A single round, as the original posts it, is an experiment of one.
+PAUSED has the same ends. A live experiment is in one of three phases: a round trains, its model is being
+evaluated, or it is between rounds, where a paused experiment waits. A failed round uses up its number; the
+next one starts from the same model. An evaluation that fails measures nothing, and the experiment goes on.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from propeller import limits
-from propeller.core.ids import check_id
-from propeller.errors import BadInput, Bug
+from propeller.errors import Bug
 from propeller.fl.model_ref import ModelRef
-from propeller.fl.round import RoundSpec, quorum
-
-RESERVED: Final = frozenset({"next", "start"})
-"""Words that stand where a round id may stand in a path or topic."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExperimentSpec:
-    """What an experiment was asked to be, checked and with every default filled in. Made by `plan`."""
-
-    experiment_id: str
-    series: str
-    """The id of its first round; identifies the experiment, as `experiment_id` may be used again."""
-    rounds: int
-    participants: tuple[str, ...]
-    k: int
-    min_updates: int
-    timeout_s: float
-    image: str
-    model: ModelRef
-    hyperparams: Mapping[str, object] | None = None
-    strategy: str = "fedavg"
-    options: Mapping[str, object] = field(default_factory=dict)
-    seed: int = 0
-    manual: bool = False
-
-    def round_id(self, number: int) -> str:
-        """The id of round `number`, counted from 1."""
-        return self.series if number == 1 else generated_id(self.experiment_id, number)
-
-    def round_spec(self, number: int, base: ModelRef, base_hash: str) -> RoundSpec:
-        """Round `number`, started from `base`."""
-        return RoundSpec(
-            round_id=self.round_id(number),
-            experiment_id=self.experiment_id,
-            series=self.series,
-            number=number,
-            participants=self.participants,
-            k=self.k,
-            min_updates=self.min_updates,
-            timeout_s=self.timeout_s,
-            base=base,
-            base_hash=base_hash,
-            manual=self.manual,
-        )
-
-
-def generated_id(experiment_id: str, number: int) -> str:
-    """The id of a round that nobody named."""
-    return f"{experiment_id}-{number}"
-
-
-def plan(
-    *,
-    experiment_id: str,
-    round_id: str,
-    participants: Sequence[str],
-    model: ModelRef,
-    k_of_n: int = 0,
-    min_updates: int | None = None,
-    timeout_s: float = 0.0,
-    rounds: int = 1,
-    image: str = "",
-    hyperparams: Mapping[str, object] | None = None,
-    strategy: str,
-    options: Mapping[str, object] | None = None,
-    seed: int = 0,
-    manual: bool = False,
-) -> ExperimentSpec:
-    """The checked spec of a request. An empty `round_id` is generated if there are several rounds.
-
-    `k_of_n` 0 means all, `timeout_s` 0 the default; `min_updates` None means 1 for a single round, as the
-    original has it, and k for more. Raises `BadInput`, naming the field.
-    """
-    check_id(experiment_id, "experiment_id")
-    _bounded(rounds, 1, limits.ROUNDS_MAX, "rounds")
-    series = _series(experiment_id, round_id, rounds)
-    who = _participants(participants)
-    k = quorum(k_of_n, len(who))
-    least = (1 if rounds == 1 else k) if min_updates is None else min_updates
-    _bounded(least, 1, k, "min_updates")
-    if len(image) > limits.IMAGE_REFERENCE_CHARS_MAX:
-        raise BadInput(
-            f"task_wasm_image has {len(image)} characters; the limit is {limits.IMAGE_REFERENCE_CHARS_MAX}",
-            code="bad_image",
-        )
-    if rounds > 1 and not image:
-        raise BadInput("task_wasm_image is missing; later rounds start tasks from it", code="missing_image")
-    _bounded(seed, 0, (1 << 63) - 1, "seed")
-    return ExperimentSpec(
-        experiment_id=experiment_id,
-        series=series,
-        rounds=rounds,
-        participants=who,
-        k=k,
-        min_updates=least,
-        timeout_s=_timeout(timeout_s),
-        image=image,
-        model=model,
-        hyperparams=hyperparams,
-        strategy=strategy,
-        options=options or {},
-        seed=seed,
-        manual=manual,
-    )
-
-
-def _series(experiment_id: str, round_id: str, rounds: int) -> str:
-    if rounds > 1:
-        check_id(generated_id(experiment_id, rounds), "the generated id of the last round")
-    elif not round_id:
-        raise BadInput("round_id is missing; name the round", code="missing_round_id")
-    series = check_id(round_id or generated_id(experiment_id, 1), "round_id")
-    if series in RESERVED:
-        raise BadInput(f"round_id {series!r} is a word of the interface; choose another", code="bad_id")
-    if series in {generated_id(experiment_id, number) for number in range(2, rounds + 1)}:
-        raise BadInput(f"round_id {series!r} is that of a later round; choose another", code="bad_id")
-    return series
-
-
-def _participants(participants: Sequence[str]) -> tuple[str, ...]:
-    if not 1 <= len(participants) <= limits.PARTICIPANTS_MAX:
-        raise BadInput(
-            f"participants lists {len(participants)} proplets; give 1 to {limits.PARTICIPANTS_MAX}",
-            code="bad_participants",
-        )
-    for participant in participants:
-        check_id(participant, "participant")
-    if len(set(participants)) != len(participants):
-        [(twice, _)] = Counter(participants).most_common(1)
-        raise BadInput(f"participant {twice!r} is listed twice; list each once", code="bad_participants")
-    return tuple(participants)
-
-
-def _timeout(timeout_s: float) -> float:
-    if 0 <= timeout_s <= limits.ROUND_TIMEOUT_S_MAX:
-        return float(timeout_s or limits.ROUND_TIMEOUT_S)
-    raise BadInput(
-        f"timeout_s is {timeout_s:g}; give seconds up to {limits.ROUND_TIMEOUT_S_MAX:g}, or 0 for "
-        f"{limits.ROUND_TIMEOUT_S:g}",
-        code="bad_timeout",
-    )
-
-
-def _bounded(value: int, low: int, high: int, what: str) -> None:
-    if not low <= value <= high:
-        raise BadInput(f"{what} is {value}; it must be from {low} to {high}", code=f"bad_{what}")
-
-
-# --- its life --------------------------------------------------------------------------------------------
+from propeller.fl.plan import EVALUATION, ExperimentSpec
+from propeller.fl.round import RoundSpec
 
 
 class ExperimentState(StrEnum):
     """Where an experiment stands."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETED = "completed"
     FAILED = "failed"
     STOPPED = "stopped"
 
 
+class Phase(StrEnum):
+    """What a live experiment is doing."""
+
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    BETWEEN = "between"
+
+
+_R, _P = ExperimentState.RUNNING, ExperimentState.PAUSED
+_ENDS: Final = frozenset({ExperimentState.COMPLETED, ExperimentState.FAILED, ExperimentState.STOPPED})
+
 MOVES: Final[Mapping[ExperimentState, frozenset[ExperimentState]]] = {
-    ExperimentState.RUNNING: frozenset(
-        {ExperimentState.COMPLETED, ExperimentState.FAILED, ExperimentState.STOPPED}
-    ),
+    _R: _ENDS | {_P},
+    _P: _ENDS | {_R},
     ExperimentState.COMPLETED: frozenset(),
     ExperimentState.FAILED: frozenset(),
     ExperimentState.STOPPED: frozenset(),
@@ -196,14 +59,29 @@ class RoundDone:
     number: int
     base: ModelRef
     base_hash: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+    """Since the experiment began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundLost:
-    """A round of the experiment failed."""
+    """A round of the experiment failed; `final` if the next one would fail alike."""
 
     number: int
     reason: str
+    final: bool = False
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """The evaluation of a round's model ended; it measured nothing if `failure` says why."""
+
+    number: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failure: str = ""
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +89,17 @@ class StopAsked:
     """Somebody wants the experiment to end."""
 
 
-ExperimentEvent = RoundDone | RoundLost | StopAsked
+@dataclass(frozen=True, slots=True)
+class PauseAsked:
+    """Somebody wants no further round to begin; the one under way goes on to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """Somebody wants a paused experiment to go on."""
+
+
+ExperimentEvent = RoundDone | RoundLost | Evaluated | StopAsked | PauseAsked | ResumeAsked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +117,7 @@ class StopRound:
 
 
 ExperimentCommand = OpenRound | StopRound
+Step = tuple["Experiment", list[ExperimentCommand]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,28 +126,43 @@ class Experiment:
 
     spec: ExperimentSpec
     model: ModelRef
+    model_hash: str = ""
     state: ExperimentState = ExperimentState.RUNNING
     reason: str = ""
     number: int = 1
+    phase: Phase = Phase.TRAINING
+    failures: int = 0
+    """Rounds that failed since the last one that completed."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What was measured last."""
+    best: float | None = None
+    """The best value of the metric that decides about stopping."""
+    best_version: int | None = None
+    waiting: int = 0
+    """Measurements since then."""
 
     @property
     def over(self) -> bool:
         """Whether the experiment has ended, for ever."""
         return not MOVES[self.state]
 
-    def handle(self, event: ExperimentEvent) -> tuple["Experiment", list[ExperimentCommand]]:
+    def handle(self, event: ExperimentEvent) -> Step:  # noqa: PLR0911 - one return per kind of event
         """The experiment after `event`, and what must be done. Events of earlier rounds are old."""
         if self.over:
             return self, []
         match event:
             case StopAsked():
-                return self.to(ExperimentState.STOPPED, "stopped"), [
-                    StopRound(round_id=self.spec.round_id(self.number))
-                ]
-            case RoundLost(number=number, reason=reason) if number == self.number:
-                return self.to(ExperimentState.FAILED, reason), []
-            case RoundDone(number=number, base=base, base_hash=base_hash) if number == self.number:
-                return self._after_round(base, base_hash)
+                return self._stopped()
+            case PauseAsked():
+                return (self if self.state is _P else self.to(_P, "paused")), []
+            case ResumeAsked():
+                return self._resumed()
+            case RoundLost(number=number) if self._now(number, Phase.TRAINING):
+                return self._after_failure(event)
+            case RoundDone(number=number) if self._now(number, Phase.TRAINING):
+                return self._after_round(event)
+            case Evaluated(number=number) if self._now(number, Phase.EVALUATING) or self._only(number):
+                return self._after_evaluation(event)
             case _:
                 return self, []
 
@@ -270,9 +174,79 @@ class Experiment:
             )
         return replace(self, state=state, reason=reason)
 
-    def _after_round(self, base: ModelRef, base_hash: str) -> tuple["Experiment", list[ExperimentCommand]]:
-        advanced = replace(self, model=base)
-        if self.number == self.spec.rounds:
-            return advanced.to(ExperimentState.COMPLETED), []
-        following = replace(advanced, number=self.number + 1)
-        return following, [OpenRound(spec=self.spec.round_spec(following.number, base, base_hash))]
+    def _now(self, number: int, phase: Phase) -> bool:
+        return number == self.number and phase is self.phase
+
+    def _only(self, number: int) -> bool:
+        """Whether this is the only round of an experiment that trains nothing."""
+        return self.spec.mode == "evaluate" and self._now(number, Phase.TRAINING)
+
+    def _stopped(self) -> Step:
+        ended = self.to(ExperimentState.STOPPED, "stopped")
+        if self.phase is Phase.BETWEEN:
+            return ended, []
+        tail = EVALUATION if self.phase is Phase.EVALUATING else ""
+        return ended, [StopRound(round_id=self.spec.round_id(self.number) + tail)]
+
+    def _resumed(self) -> Step:
+        if self.state is not _P:
+            return self, []
+        running = self.to(_R)
+        return _next(running) if self.phase is Phase.BETWEEN else (running, [])
+
+    def _after_failure(self, event: RoundLost) -> Step:
+        failed = replace(self, failures=self.failures + 1)
+        if event.final or failed.failures > self.spec.failures_max:
+            return failed.to(ExperimentState.FAILED, event.reason), []
+        if self.number == self.spec.rounds and self.model == self.spec.model:
+            return failed.to(ExperimentState.FAILED, f"no round completed; the last one: {event.reason}"), []
+        return _go_on(failed, event.elapsed_s)
+
+    def _after_round(self, event: RoundDone) -> Step:
+        advanced = replace(self, model=event.base, model_hash=event.base_hash, failures=0)
+        if self.spec.evaluates(self.number):
+            opened = self.spec.evaluation_spec(self.number, event.base, event.base_hash)
+            return replace(advanced, phase=Phase.EVALUATING), [OpenRound(spec=opened)]
+        # Measurements of another kind would not compare with those of evaluations.
+        measured = {} if self.spec.evaluation else event.metrics
+        return _measured(advanced, measured, event.elapsed_s)
+
+    def _after_evaluation(self, event: Evaluated) -> Step:
+        if self.spec.mode == "evaluate" and event.failure:
+            return self.to(ExperimentState.FAILED, event.failure), []
+        return _measured(self, event.metrics, event.elapsed_s)
+
+
+def _measured(experiment: Experiment, metrics: Mapping[str, float], elapsed_s: float) -> Step:
+    seen = replace(experiment, metrics=metrics) if metrics else experiment
+    stopping = experiment.spec.stopping
+    value = metrics.get(stopping.metric)
+    if value is None:
+        return _go_on(seen, elapsed_s)
+    if stopping.better(value, experiment.best):
+        seen = replace(seen, best=value, best_version=experiment.model.version, waiting=0)
+    else:
+        seen = replace(seen, waiting=experiment.waiting + 1)
+    if stopping.reached(value):
+        return seen.to(ExperimentState.COMPLETED, f"{stopping.metric} reached {value:g}"), []
+    if stopping.patience and seen.waiting >= stopping.patience:
+        why = f"{stopping.metric} has not improved on {seen.best:g} for {seen.waiting} measurements"
+        return seen.to(ExperimentState.COMPLETED, why), []
+    return _go_on(seen, elapsed_s)
+
+
+def _go_on(experiment: Experiment, elapsed_s: float) -> Step:
+    """After a round and all that belongs to it."""
+    stopping = experiment.spec.stopping
+    if experiment.number == experiment.spec.rounds:
+        return experiment.to(ExperimentState.COMPLETED), []
+    if stopping.wall_s and elapsed_s >= stopping.wall_s:
+        return experiment.to(ExperimentState.COMPLETED, f"its {stopping.wall_s:g} s are over"), []
+    between = replace(experiment, phase=Phase.BETWEEN)
+    return (between, []) if experiment.state is _P else _next(between)
+
+
+def _next(experiment: Experiment) -> Step:
+    following = replace(experiment, number=experiment.number + 1, phase=Phase.TRAINING)
+    opened = experiment.spec.round_spec(following.number, experiment.model, experiment.model_hash)
+    return following, [OpenRound(spec=opened)]

@@ -5,7 +5,10 @@
         └──refused, never launched, stopped──▶ FAILED ◀──too few at the timeout, stopped──────┤
                                                      COMPLETED ◀──the new model is stored─────┘
 
+A round that evaluates goes from COLLECTING to COMPLETED: its updates are metrics, and it makes no model.
 A first round, and one that a task started by hand opened, begins as COLLECTING: its tasks are their owner's.
+The participants of a `drawn` round become known while it is REGISTERED. When all who could still send have
+sent or are lost, the round ends as at its timeout, and at once when too few are left for `min_updates`.
 Every state that is not final has a deadline (`due_mono_s`), at which the shell must say `Tick`. The k-th
 accepted update closes the set; from then on it never changes, so that aggregating again gives the same bits.
 Each participant counts once: the same content again is `Repeat`, other content a refusal.
@@ -13,9 +16,9 @@ Each participant counts once: the same content again is `Repeat`, other content 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from propeller import limits
 from propeller.errors import BadInput, Bug, CallerError, Conflict, Denied
@@ -31,6 +34,9 @@ from propeller.fl.round_events import (
     Event,
     Joined,
     Launched,
+    ParticipantsDrawn,
+    ParticipantsLost,
+    Refusal,
     Refuse,
     Repeat,
     Stopped,
@@ -38,6 +44,9 @@ from propeller.fl.round_events import (
     Tick,
     Welcome,
 )
+from propeller.fl.update import mean_metrics
+
+Mode = Literal["train", "evaluate"]
 
 
 class RoundState(StrEnum):
@@ -60,7 +69,15 @@ MOVES: Final[Mapping[RoundState, frozenset[RoundState]]] = {
     _DONE: frozenset(),
     _FAILED: frozenset(),
 }
-"""The whole life of a round; any other move is a bug."""
+"""The whole life of a round that trains; any other move is a bug."""
+
+EVALUATION_MOVES: Final[Mapping[RoundState, frozenset[RoundState]]] = {
+    _R: frozenset({_C, _FAILED}),
+    _C: frozenset({_DONE, _FAILED}),
+    _DONE: frozenset(),
+    _FAILED: frozenset(),
+}
+"""The same of one that evaluates."""
 
 TERMINAL: Final = frozenset(state for state, after in MOVES.items() if not after)
 
@@ -86,6 +103,9 @@ class RoundSpec:
     """Content hash of the base model."""
     manual: bool = False
     """True if a task started by hand opened it: others may still join."""
+    mode: Mode = "train"
+    drawn: bool = False
+    """True if the manager draws the participants; `k` and, if it is 0, `min_updates` then follow."""
 
 
 def quorum(k_of_n: int, participants: int) -> int:
@@ -110,6 +130,10 @@ class Round:
         self.reason = ""
         self.accepted: dict[str, Accepted] = {}
         self.refused: Counter[str] = Counter()
+        self.refusals: list[Refusal] = []
+        """The first `limits.ROUND_REFUSALS_MAX` of them."""
+        self.lost: dict[str, str] = {}
+        """Participants that will not send, as far as is known, and why."""
         self.participants = dict.fromkeys(spec.participants)
         self.attempts = 0
         """Aggregations begun."""
@@ -173,6 +197,10 @@ class Round:
                 return self._tick(now_mono_s)
             case Launched(refused=refused):
                 return self._launched(refused, now_mono_s)
+            case ParticipantsDrawn():
+                return self._drawn(event, now_mono_s)
+            case ParticipantsLost(reasons=reasons):
+                return self._lost(reasons, now_mono_s)
             case Joined():
                 return self._join(event)
             case Aggregated():
@@ -191,6 +219,8 @@ class Round:
         participants: Iterable[str],
         accepted: Iterable[Accepted],
         refused: Mapping[str, int],
+        refusals: Iterable[Refusal] = (),
+        lost: Mapping[str, str] | None = None,
         remaining_s: float,
         now_mono_s: float,
     ) -> "Round":
@@ -202,13 +232,17 @@ class Round:
         round_.participants = dict.fromkeys(participants)
         round_.accepted = {update.participant: update for update in accepted}
         round_.refused = Counter(refused)
+        round_.refusals = list(refusals)
+        round_.lost = dict(lost or {})
         round_.history = [f"{state} when restored at {now_mono_s:.3f}"]
         round_.rearm(remaining_s, now_mono_s)
         return round_
 
-    def refuse(self, code: str) -> None:
-        """Count an update that was refused before it came here."""
-        self.refused[code] += 1
+    def refuse(self, refusal: Refusal) -> None:
+        """Count an update that was refused."""
+        self.refused[refusal.code] += 1
+        if len(self.refusals) < limits.ROUND_REFUSALS_MAX:
+            self.refusals.append(refusal)
 
     # -------------------------------------------------------------------------------------------------------
 
@@ -217,13 +251,14 @@ class Round:
         if known is not None and known.content == update.content:
             return [Repeat(participant=update.participant)]
         if refusal := self._objection(update.participant, repeated=known is not None):
-            self.refuse(refusal.reason)
+            self.refuse(Refusal(participant=update.participant, code=refusal.reason, message=refusal.message))
             return [Refuse(error=refusal)]
         if self.state is RoundState.REGISTERED:
             self._move(RoundState.COLLECTING, now_mono_s, "its first update came")
         self.accepted[update.participant] = update
+        self.lost.pop(update.participant, None)
         if len(self.accepted) < self.spec.k:
-            return [Accept(update=update)]
+            return [Accept(update=update), *self._ended_early(now_mono_s)]
         return [Accept(update=update), *self._close(now_mono_s, f"update {self.spec.k} came")]
 
     def _objection(self, participant: str, *, repeated: bool) -> CallerError | None:
@@ -264,6 +299,38 @@ class Round:
             self._move(RoundState.COLLECTING, now_mono_s, "its tasks were launched")
         return []
 
+    def _drawn(self, event: ParticipantsDrawn, now_mono_s: float) -> list[Command]:
+        if list(self.participants) == list(event.participants):
+            return []
+        where = f"round {self.spec.round_id!r}"
+        if self.participants or not self.spec.drawn or self.state is not RoundState.REGISTERED:
+            said = f"{where} is {self.state}, and has its participants"
+            return [Refuse(error=Conflict(said, code="round_exists"))]
+        k = quorum(event.k, len(event.participants))
+        least = self.spec.min_updates or k
+        self.spec = replace(self.spec, participants=event.participants, k=k, min_updates=min(least, k))
+        self.participants = dict.fromkeys(event.participants)
+        return self._fail("too_few_participants", now_mono_s) if least > k else []
+
+    def _lost(self, reasons: Mapping[str, str], now_mono_s: float) -> list[Command]:
+        if self.state not in {RoundState.REGISTERED, RoundState.COLLECTING}:
+            return []
+        for participant, reason in reasons.items():
+            if participant in self.participants and participant not in self.accepted:
+                self.lost[participant] = reason
+        return self._ended_early(now_mono_s)
+
+    def _ended_early(self, now_mono_s: float) -> list[Command]:
+        """What follows if waiting longer is of no use, because participants are lost."""
+        if not self.lost or self.spec.manual:
+            return []
+        left = len(self.participants) - len(self.accepted) - len(self.lost)
+        if len(self.accepted) + left < self.spec.min_updates:
+            return self._fail("too_few_updates", now_mono_s)
+        if left:
+            return []
+        return self._close(now_mono_s, "nobody else can send")
+
     def _join(self, event: Joined) -> list[Command]:
         where = f"round {self.spec.round_id!r}"
         if self.state not in {RoundState.REGISTERED, RoundState.COLLECTING}:
@@ -282,6 +349,11 @@ class Round:
         return [Welcome(participant=event.participant)]
 
     def _close(self, now_mono_s: float, cause: str) -> list[Command]:
+        if self.spec.mode == "evaluate":
+            measured = self.accepted.values()
+            self.metrics = mean_metrics((one.samples, one.metrics) for one in measured)
+            self._move(RoundState.COMPLETED, now_mono_s, cause)
+            return [Announce()]
         self._move(RoundState.AGGREGATING, now_mono_s, cause)
         return self._aggregate()
 
@@ -314,7 +386,8 @@ class Round:
         return [Announce()]
 
     def _move(self, to: RoundState, now_mono_s: float, cause: str) -> None:
-        if to not in MOVES[self.state]:
+        moves = EVALUATION_MOVES if self.spec.mode == "evaluate" else MOVES
+        if to not in moves[self.state]:
             story = "; ".join(self.history)
             raise Bug(f"round {self.spec.round_id!r} cannot go from {self.state} to {to} ({cause}): {story}")
         self.state = to

@@ -17,6 +17,15 @@ class Accepted:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An update that does not count, and why."""
+
+    participant: str
+    code: str
+    message: str = ""
+
+
 # --- what happens to a round -----------------------------------------------------------------------------
 
 
@@ -25,6 +34,21 @@ class Launched:
     """The manager has the round's tasks, or says why it will never have them."""
 
     refused: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParticipantsDrawn:
+    """The manager drew the round's participants; `k` updates close its set."""
+
+    participants: tuple[str, ...]
+    k: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParticipantsLost:
+    """These participants' tasks ended for good without an update; participant → why."""
+
+    reasons: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +95,17 @@ class Stopped:
     reason: str
 
 
-Event = Launched | Submitted | Joined | Tick | Aggregated | AggregationFailed | Stopped
+Event = (
+    Launched
+    | ParticipantsDrawn
+    | ParticipantsLost
+    | Submitted
+    | Joined
+    | Tick
+    | Aggregated
+    | AggregationFailed
+    | Stopped
+)
 
 # --- what the shell must do ------------------------------------------------------------------------------
 

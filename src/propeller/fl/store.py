@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from propeller.fl.experiment import Experiment
 from propeller.fl.round import RoundSpec, RoundState
-from propeller.fl.round_events import Accepted
+from propeller.fl.round_events import Accepted, Refusal
 
 NoticeKind = Literal["start", "complete", "next"]
 
@@ -22,6 +22,8 @@ class ExperimentRecord:
     experiment: Experiment
     digest: str
     created_wall_s: float
+    created_mono_s: float = 1e15
+    """A record of before this field: the wall clock must do."""
     ended_wall_s: float | None = None
 
 
@@ -40,6 +42,12 @@ class RoundRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
     """Refused updates of its participants and strangers, by code."""
+    refusals: tuple[Refusal, ...] = ()
+    """The first of them."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Participants whose tasks ended without an update, and why."""
+    config_hash: str = ""
+    """SHA-256 of the request that made its experiment; empty if a task started by hand did."""
     remaining_s: float
     stamped_wall_s: float
     stamped_mono_s: float = 1e15
@@ -59,6 +67,12 @@ class UpdateRecord:
     received_wall_s: float
     seconds: float
     """From the round's start to the update's arrival."""
+    trainer: str = ""
+    """SHA-256 of the module that made it, as its proplet says; empty if it says nothing."""
+    origin: str = ""
+    """The round that it was asked for in, if it came late and counts in this one."""
+    staleness: int = 0
+    """Versions made between that round's base and this one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +177,14 @@ class CoordinatorStore(Protocol):
 
     async def updates(self, round_id: str) -> list[UpdateRecord]:
         """The accepted updates of a round, in participant order."""
+        ...
+
+    async def late_update(self, origin: str, participant: str) -> UpdateRecord | None:
+        """The update that was asked for in the round `origin` and counts in a later one, or None."""
+        ...
+
+    async def updates_of(self, experiment_id: str) -> list[UpdateRecord]:
+        """The accepted updates of all rounds of one experiment id, in order of arrival."""
         ...
 
     async def refers_to(self, blob: str) -> bool:

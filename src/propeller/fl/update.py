@@ -17,6 +17,7 @@ from propeller.errors import BadInput, Denied
 from propeller.fl.model_ref import ModelRef, parse_model_ref
 from propeller.fl.strategies.base import check_samples
 from propeller.fl.tensors import (
+    EMPTY,
     Tensors,
     cast_like,
     check_finite,
@@ -95,14 +96,15 @@ def read(
 ) -> Draft:
     """The draft in the decoded fields of a JSON or CBOR body. Raises `BadInput` or `TooLarge`.
 
+    Without `update` it is an evaluation, which has metrics and no tensors.
     Codes: `bad_id`, `bad_samples`, `bad_tensor`, `bad_metrics`, `too_large`, `empty_update`.
     """
     check_id(round_id, "round_id")
     check_id(participant, "proplet_id")
     what = f"the update of {participant!r} for round {round_id!r}"
     counted = check_samples(samples, what)
-    tensors, _version = from_json(update, what)
-    if not tensors:
+    tensors, _version = (EMPTY, None) if update is None and metrics else from_json(update, what)
+    if not tensors and update is not None:
         raise BadInput(f"{what} has no tensors; send the trained model in `update`", code="empty_update")
     return drafted(
         tensors,
@@ -130,16 +132,16 @@ def drafted(
     Raises what `read` raises.
     """
     what = f"the update of {participant!r} for round {round_id!r}"
-    counted = check_samples(samples, what)
+    counted, told = check_samples(samples, what), read_metrics(metrics, what)
     return Draft(
         round_id=round_id,
         participant=participant,
         base_uri=base_uri,
         base_hash=base_hash,
         samples=counted,
-        metrics=read_metrics(metrics, what),
+        metrics=told,
         tensors=tensors,
-        content=content_of(tensors, counted),
+        content=content_of(tensors, counted) if tensors else content_of_metrics(told, counted),
     )
 
 
@@ -183,6 +185,14 @@ def content_of(tensors: Tensors, samples: int) -> str:
     return digest.hexdigest()
 
 
+def content_of_metrics(metrics: Metrics, samples: int) -> str:
+    """SHA-256 hex over `propeller-evaluation-1 NUL`, samples (u64), and each name, NUL, value (f64)."""
+    digest = hashlib.sha256(b"propeller-evaluation-1\0" + struct.pack("<Q", samples))
+    for name in sorted(metrics):
+        digest.update(name.encode() + b"\0" + struct.pack("<d", metrics[name]))
+    return digest.hexdigest()
+
+
 def admit(draft: Draft, terms: Terms, base: Tensors) -> Update:
     """The trusted `Update`, in the dtypes of `base`, or the reason why not.
 
@@ -203,6 +213,39 @@ def admit(draft: Draft, terms: Terms, base: Tensors) -> Update:
         samples=draft.samples,
         metrics=draft.metrics,
         tensors=tensors,
+        content=draft.content,
+    )
+
+
+def check_trained(draft: Draft) -> None:
+    """Raise `BadInput` `empty_update` if there are only metrics."""
+    if not draft.tensors:
+        raise BadInput(
+            f"the update of {draft.participant!r} for round {draft.round_id!r} has no tensors; send the "
+            "trained model in `update`",
+            code="empty_update",
+        )
+
+
+def admit_evaluation(draft: Draft, terms: Terms) -> Update:
+    """The trusted metrics of a round that evaluates, or the reason why not.
+
+    Raises `BadInput` `not_an_evaluation` if a model came too or no metrics did, and what `admit` raises.
+    """
+    check_participant(draft, terms)
+    check_base(draft, terms)
+    if draft.tensors or not draft.metrics:
+        raise BadInput(
+            f"{draft.participant!r} was to evaluate for round {draft.round_id!r}: send `metrics` and no "
+            "`update`",
+            code="not_an_evaluation",
+        )
+    return Update(
+        round_id=draft.round_id,
+        participant=draft.participant,
+        samples=draft.samples,
+        metrics=draft.metrics,
+        tensors=EMPTY,
         content=draft.content,
     )
 

@@ -32,6 +32,7 @@ from propeller.manager.intake import Intake
 from propeller.manager.invoke import Invocations
 from propeller.manager.listen import Listener
 from propeller.manager.logs import Logs, LogStore
+from propeller.manager.losses import Losses
 from propeller.manager.measures import Measures
 from propeller.manager.outgoing import Outgoing
 from propeller.manager.pins import Pins
@@ -117,6 +118,7 @@ class Manager:
             random=random,
             coordinator=coordinator,
         )
+        self._losses = Losses(store=store, coordinator=coordinator)
         self.invocations = Invocations(
             topics=config.topics,
             bus=bus,
@@ -176,6 +178,7 @@ class Manager:
                 group.create_task(self.logs.run())
                 group.create_task(self._bus.run(session, self._listener))
                 group.create_task(self.rounds.resume())
+                group.create_task(self._losses.run())
                 group.create_task(self.flows.run())
                 group.create_task(self.cron.run())
                 group.create_task(self._measures.run())
@@ -188,6 +191,7 @@ class Manager:
     def _saved(self, change: SaveRun) -> None:
         if change.flow_id:
             self.flows.changed(change.flow_id)
+        self._losses.ended(change)
 
     async def _perform(self, effect: Effect) -> None:
         if not isinstance(effect, PinImage):

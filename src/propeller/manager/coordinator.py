@@ -4,6 +4,7 @@ An answer of 4xx becomes the error that it names, so that the manager's own call
 reason; no answer, 429 and 5xx become `PeerUnavailable`.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from propeller.errors import (
 )
 from propeller.ports import Http, Response
 from propeller.wire import codec
-from propeller.wire.experiments import JoinBody
+from propeller.wire.experiments import DrawnBody, JoinBody, LostBody
 
 _ERRORS: dict[int, type[CallerError]] = {
     400: BadInput,
@@ -90,6 +91,16 @@ class CoordinatorClient:
         except NotFound:
             return None
         return codec.decode(KnownRound, answer.body, what="the round", limit_bytes=limits.HTTP_BODY_BYTES_MAX)
+
+    async def drawn(self, round_id: str, participants: Iterable[str], k: int) -> None:
+        """Say who takes part in a round. Repeating it is harmless; raises `Conflict` if others do."""
+        body = DrawnBody(participants=list(participants), k_of_n=k)
+        await self.forward("POST", f"/rounds/{round_id}/participants", codec.encode(body))
+
+    async def lost(self, round_id: str, reasons: Mapping[str, str]) -> None:
+        """Say that these participants will not send. Repeating it is harmless."""
+        body = LostBody(participants=dict(reasons))
+        await self.forward("POST", f"/rounds/{round_id}/lost", codec.encode(body))
 
     async def forward(
         self,

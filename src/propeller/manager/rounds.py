@@ -9,16 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from random import Random
-from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from propeller import limits
 from propeller.core.ids import check_id, new_id
-from propeller.core.task import Task, TaskLimits, define
+from propeller.core.task import define
 from propeller.errors import (
-    BadInput,
     CallerError,
     Conflict,
     NotFound,
@@ -27,9 +25,18 @@ from propeller.errors import (
     Unsupported,
 )
 from propeller.fl.launch import Launch, LaunchState
-from propeller.fl.strategies.registry import strategy, told
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
+from propeller.manager.round_work import (
+    asked_by,
+    asked_of,
+    check_asked,
+    check_same,
+    drawn,
+    notice_of,
+    round_id_of,
+    task_of,
+)
 from propeller.manager.tasks import Tasks
 from propeller.ports import Bus, Clock, Message
 from propeller.stores import DropLaunch, ManagerChange, ManagerStore, SaveLaunch, SaveTask
@@ -81,11 +88,15 @@ class Rounds:
         """
         most = limits.HTTP_BODY_BYTES_MAX
         asked = codec.decode(ExperimentBody, body, what="the experiment", limit_bytes=most, strict=True)
-        round_id = _round_id(asked)
+        round_id = round_id_of(asked)
         experiment_id = asked.experiment_id or round_id
         asked = msgspec.structs.replace(asked, round_id=round_id, experiment_id=experiment_id)
         with about(round_id=round_id):
-            await self._launch(asked, announced=False)
+            if asked.selector is None:
+                await self._launch(asked, announced=False)
+            else:
+                # The coordinator keeps asking for its first round until enough participants are connected.
+                await self._its_coordinator().register(codec.encode(asked))
         return {"experiment_id": experiment_id, "round_id": round_id, "status": "configured"}
 
     async def announced(self, start: RoundStart) -> None:
@@ -97,7 +108,7 @@ class Rounds:
         check_id(start.round_id, "round_id")
         with about(round_id=start.round_id):
             try:
-                await self._launch(_asked(start), announced=True)
+                await self._launch(asked_by(start), announced=True)
             except _FINAL as error:
                 logger().warning("round refused", error=error.message, code=error.reason)
                 await self._refuse(start, error)
@@ -127,7 +138,7 @@ class Rounds:
     # --- launching -------------------------------------------------------------------------------------
 
     def _intent(self, asked: ExperimentBody, round_id: str, *, announced: bool) -> Launch:
-        self._check(asked)
+        check_asked(asked, [proplet for proplet, _, _ in self._tasks.proplets()])
         tasks = {participant: new_id(self._random) for participant in asked.participants or ()}
         return Launch(
             round_id=round_id,
@@ -137,38 +148,23 @@ class Rounds:
             announced=announced,
         )
 
-    def _check(self, asked: ExperimentBody) -> None:
-        for name in ("model_ref", "task_wasm_image", "participants"):
-            if not getattr(asked, name):
-                raise BadInput(f"{name} is missing: an experiment needs it", code=f"missing_{name}")
-        participants = asked.participants or []
-        if len(set(participants)) != len(participants):
-            raise BadInput("participants names a proplet twice", code="duplicate_participant")
-        known = {proplet.id for proplet, _, _ in self._tasks.proplets()}
-        for participant in participants:
-            check_id(participant, "participant")
-            if participant not in known:
-                raise NotFound(
-                    f"participant {participant} is not a registered proplet", code="unknown_participant"
-                )
-        if asked.k_of_n is not None and not 0 <= asked.k_of_n <= len(participants):
-            raise BadInput(f"k_of_n is {asked.k_of_n} of {len(participants)} participants", code="bad_k_of_n")
-        timeout_s = asked.timeout_s or limits.ROUND_TIMEOUT_S
-        if not 0 < timeout_s <= limits.ROUND_TIMEOUT_S_MAX:
-            raise BadInput(f"timeout_s must be above 0 and at most {limits.ROUND_TIMEOUT_S_MAX:g}")
+    def _drawn(self, asked: ExperimentBody) -> ExperimentBody:
+        fleet = [(proplet, alive and proplet.open) for proplet, alive, _ in self._tasks.proplets()]
+        return drawn(asked, fleet)
 
     async def _launch(self, asked: ExperimentBody, *, announced: bool) -> None:
         """Launch the round unless that was done; a known one is not checked against today's fleet."""
-        round_id = _round_id(asked)
+        round_id = round_id_of(asked)
         async with self._turn(round_id):
             launch = await self._store.launch(round_id)
             fresh = launch is None
             if launch is None:
+                asked = self._drawn(asked)
                 launch = self._intent(asked, round_id, announced=announced)
                 self._its_coordinator()
                 await self._store.commit(self._held(launch, asked))
             elif not announced:
-                _check_same(launch, asked)
+                check_same(launch, asked)
             if launch.state is LaunchState.INTENT:
                 await self._carry_out(launch, fresh=fresh)
         await self._say_launched(RoundLaunched(round_id=round_id, tasks=len(launch.tasks)))
@@ -182,10 +178,7 @@ class Rounds:
 
     def _held(self, launch: Launch, asked: ExperimentBody) -> list[ManagerChange]:
         now_s = self._clock.now().wall_s
-        tasks = [
-            _task(task_id, participant, launch.round_id, asked, now_s)
-            for participant, task_id in launch.tasks.items()
-        ]
+        tasks = [task_of(task_id, participant, asked, now_s) for participant, task_id in launch.tasks.items()]
         return [
             SaveLaunch(launch=launch, new=True),
             *(SaveTask(task=define(task), new=True) for task in tasks),
@@ -225,7 +218,9 @@ class Rounds:
             return
         if known.over:
             raise Conflict(f"round {launch.round_id} is {known.state}", code="round_closed")
-        if sorted(known.participants) != sorted(launch.tasks):
+        if not known.participants:
+            await coordinator.drawn(launch.round_id, launch.tasks, asked_of(launch).k_of_n or 0)
+        elif sorted(known.participants) != sorted(launch.tasks):
             raise Conflict(
                 f"round {launch.round_id} is registered with other participants", code="round_exists"
             )
@@ -288,20 +283,8 @@ class Rounds:
     # --- messages --------------------------------------------------------------------------------------
 
     async def _publish_notice(self, launch: Launch) -> None:
-        """Tell whoever listens that a round began; our own echo is recognised by its round id."""
-        asked = codec.decode(ExperimentBody, launch.body, what="the launch", limit_bytes=len(launch.body))
-        notice = RoundStart(
-            round_id=launch.round_id,
-            model_uri=asked.model_ref or "",
-            task_wasm_image=asked.task_wasm_image or "",
-            participants=asked.participants or [],
-            hyperparams=_hyperparams(asked),
-            k_of_n=asked.k_of_n or 0,
-            timeout_s=asked.timeout_s or 0,
-            experiment_id=asked.experiment_id or "",
-            seed=launch.seed,
-        )
-        await self._bus.publish(Message(self._config.topics.rounds_start(), codec.encode(notice)))
+        topic = self._config.topics.rounds_start()
+        await self._bus.publish(Message(topic, codec.encode(notice_of(launch))))
 
     async def _refuse(self, start: RoundStart, error: PropellerError) -> None:
         """Say why the round can never be launched, unless the coordinator has another round of that id.
@@ -311,7 +294,7 @@ class Rounds:
         """
         if self._coordinator is not None:
             known = await self._coordinator.round(start.round_id)
-            if known is not None and sorted(known.participants) != sorted(start.participants):
+            if known is not None and sorted(known.participants) not in ([], sorted(start.participants)):
                 return
         await self._say_launched(RoundLaunched(round_id=start.round_id, refused=error.message))
 
@@ -327,46 +310,6 @@ class Rounds:
             yield
 
 
-def _round_id(asked: ExperimentBody) -> str:
-    """The round's id: given, or the experiment's first."""
-    if asked.round_id:
-        return check_id(asked.round_id, "round_id")
-    if asked.experiment_id:
-        return check_id(f"{asked.experiment_id}-1", "round_id")
-    raise BadInput("round_id is missing: give the round or the experiment an id", code="missing_round_id")
-
-
-def _asked(start: RoundStart) -> ExperimentBody:
-    return ExperimentBody(
-        experiment_id=start.experiment_id or start.round_id,
-        round_id=start.round_id,
-        model_ref=start.model_uri,
-        participants=start.participants,
-        hyperparams=start.hyperparams,
-        timeout_s=start.timeout_s or None,
-        k_of_n=start.k_of_n or None,
-        task_wasm_image=start.task_wasm_image,
-        seed=start.seed,
-    )
-
-
-def _check_same(known: Launch, asked: ExperimentBody) -> None:
-    """A request repeats a known round only if it asks for the same, however it spells it."""
-    before = codec.decode(ExperimentBody, known.body, what="the launch", limit_bytes=len(known.body))
-    if before.digest != asked.digest:
-        raise Conflict(
-            f"round {known.round_id} exists with another configuration; use a new round_id",
-            code="round_exists",
-        )
-
-
-def _hyperparams(asked: ExperimentBody) -> dict[str, Any] | None:
-    """What the trainers are told: the experiment's own, and what its strategy adds. Raises `BadInput`."""
-    chosen = asked.chosen
-    found = told(strategy(chosen.name), chosen.options or {}, asked.hyperparams)
-    return None if found is None else dict(found)
-
-
 async def _for_each(task_ids: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
     """Do it for all, `_TOGETHER` at a time: many share a commit, and none waits for thousands."""
     room = asyncio.Semaphore(_TOGETHER)
@@ -376,24 +319,3 @@ async def _for_each(task_ids: Iterable[str], work: Callable[[str], Awaitable[Non
             await work(task_id)
 
     await asyncio.gather(*map(one, task_ids))
-
-
-def _task(task_id: str, participant: str, round_id: str, asked: ExperimentBody, now_s: float) -> Task:
-    env = {"ROUND_ID": round_id, "MODEL_URI": asked.model_ref or ""}
-    if (hyperparams := _hyperparams(asked)) is not None:
-        env["HYPERPARAMS"] = msgspec.json.encode(hyperparams).decode()
-    timeout_s = asked.timeout_s or limits.ROUND_TIMEOUT_S
-    return Task(
-        id=task_id,
-        name=f"fl-round-{round_id}-{participant}",
-        kind="federated",
-        created_at_s=now_s,
-        updated_at_s=now_s,
-        image_url=asked.task_wasm_image or "",
-        env=env,
-        proplet_id=participant,
-        mode="train",
-        # A little longer than the round, so that the round's end, not the wait's, is what ends the task.
-        wait_s=timeout_s + limits.ROUND_TASK_GRACE_S,
-        limits=TaskLimits(wall_s=min(timeout_s, limits.GUEST_WALL_S_MAX)),
-    )

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from propeller.errors import BadInput, NotFound
+from propeller.fl.split import Part, held_out
 from propeller.proplet.arrays import Array, read_npy, read_safetensors
 
 SCHEMA = "fl-demo-dataset-v1"
@@ -42,8 +43,11 @@ class LocalData:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def document(self, proplet_id: str) -> bytes:
-        """The data-store document as JSON. Blocks. Raises `NotFound` or `BadInput` (not a data set)."""
+    def document(self, proplet_id: str, part: Part | None = None) -> bytes:
+        """The data-store document as JSON, or its part, which is split as a data store splits it.
+
+        Blocks. Raises `NotFound` or `BadInput` (not a data set).
+        """
         try:
             path = self._find()
             rows = _READERS[path.suffix.lower()](path)
@@ -52,6 +56,9 @@ class LocalData:
         if not rows:
             raise BadInput(f"{path} has no rows")
         _check(rows, path)
+        if part is not None:
+            test = held_out(proplet_id, len(rows))
+            rows = [row for index, row in enumerate(rows) if (index in test) == (part == "test")]
         return msgspec.json.encode(
             {
                 "schema": SCHEMA,

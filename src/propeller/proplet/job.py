@@ -14,6 +14,7 @@ from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound, PeerUnavailable, PropellerError
 from propeller.fl.model_ref import parse_model_ref
+from propeller.fl.split import Part
 from propeller.fl.versions import GLOBAL_MODEL
 from propeller.ports import Folder, GuestJob, GuestLimits, Http, Images, Response
 from propeller.proplet.data import LocalData
@@ -210,16 +211,29 @@ async def _model(env: Mapping[str, str], supply: Supply, patience: Patience) -> 
 
 async def _data_set(env: Mapping[str, str], supply: Supply, patience: Patience) -> str:
     """The data set's JSON: the device's own, else what the data store holds for this proplet."""
+    part = _part(env)
     if supply.data is not None:
-        return await _own_data(supply.data, supply)
+        return await _own_data(supply.data, part, supply)
     store = supply.services.find(env, DATA_STORE)
     what = f"the data set of {supply.proplet_id}"
-    return await _text(f"{store}/datasets/{supply.proplet_id}", "data", what, supply, patience)
+    query = f"?part={part}" if part else ""
+    return await _text(f"{store}/datasets/{supply.proplet_id}{query}", "data", what, supply, patience)
 
 
-async def _own_data(data: LocalData, supply: Supply) -> str:
+def _part(env: Mapping[str, str]) -> Part | None:
+    """Which part of the data the round is about; None for all of it."""
+    match env.get("FL_DATA_PART", ""):
+        case "":
+            return None
+        case "train" | "test" as part:
+            return part
+        case other:
+            raise AttemptFailed("configuration", f"FL_DATA_PART is {other[:40]!r}; it can be train or test")
+
+
+async def _own_data(data: LocalData, part: Part | None, supply: Supply) -> str:
     try:
-        return (await supply.offload(lambda: data.document(supply.proplet_id))).decode()
+        return (await supply.offload(lambda: data.document(supply.proplet_id, part))).decode()
     except (BadInput, NotFound) as error:
         raise AttemptFailed("data", error.message) from error
 

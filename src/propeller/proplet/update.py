@@ -31,14 +31,18 @@ _GOOD = range(200, 300)
 # --- making ----------------------------------------------------------------------------------------------
 
 
-def make_update(ended: GuestDone, start: Start, proplet_id: str) -> bytes:
+def make_update(ended: GuestDone, start: Start, proplet_id: str, trainer_hash: str = "") -> bytes:
     """The update's JSON from what a guest put or printed, completed where it left out who and where.
 
-    Raises `AttemptFailed` (`invalid_update`) unless it is one JSON object with an object `update`, of this
-    round and this proplet.
+    `trainer_hash` is the module's SHA-256, which the guest has no say in. Raises `AttemptFailed`
+    (`invalid_update`) unless it is one JSON object of this round and this proplet, with an object `update`,
+    or, where the round evaluates, with `metrics` and without one.
     """
     env = env_of(start)
     fields = _read(ended)
+    _check_kind(fields, evaluates=env.get("FL_MODE") == "evaluate")
+    if trainer_hash:
+        fields["trainer_hash"] = msgspec.Raw(msgspec.json.encode(trainer_hash))
     own = {"round_id": env["ROUND_ID"], "proplet_id": proplet_id, "base_model_uri": env.get("MODEL_URI", "")}
     for name, value in own.items():
         given = _text(fields.get(name))
@@ -63,9 +67,18 @@ def _read(ended: GuestDone) -> dict[str, msgspec.Raw]:
         raise AttemptFailed(
             "invalid_update", f"the guest's {source} is not one JSON object: {error}; it must be the update"
         ) from error
-    if not bytes(fields.get("update", b"")).lstrip().startswith(b"{"):
-        raise AttemptFailed("invalid_update", f"the guest's {source} has no object `update`")
     return fields
+
+
+def _check_kind(fields: Mapping[str, msgspec.Raw], *, evaluates: bool) -> None:
+    update, metrics = (bytes(fields.get(name, b"")).lstrip() for name in ("update", "metrics"))
+    if not evaluates and not update.startswith(b"{"):
+        raise AttemptFailed("invalid_update", "the guest's result has no object `update`")
+    if evaluates and (update not in {b"", b"null"} or not metrics.startswith(b"{")):
+        raise AttemptFailed(
+            "invalid_update",
+            "the round evaluates (FL_MODE): the guest's result must have an object `metrics` and no `update`",
+        )
 
 
 def _text(raw: msgspec.Raw | None) -> str:

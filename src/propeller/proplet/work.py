@@ -83,7 +83,9 @@ async def _run(
     try:
         if isinstance(ended, GuestFailed) or not is_federated(start):
             return GuestEnded(held.key, of_guest(ended))
-        update = await bench.offload(lambda: make_update(ended, start, bench.supply.proplet_id))
+        update = await bench.offload(
+            lambda: make_update(ended, start, bench.supply.proplet_id, module.digest)
+        )
         return UpdateMade(held.key, update, usage_of(ended))
     except AttemptFailed as error:
         return GuestEnded(held.key, of_failure(error, stderr=ended.stderr, usage=usage_of(ended)))

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from propeller.client import AsyncClient, Endpoints
 from propeller.errors import NotFound, PeerRefused
-from propeller.fl.experiment import generated_id
 from propeller.fl.model_ref import ModelRef
+from propeller.fl.plan import generated_id
 from propeller.ports import GuestDone, GuestJob
 from propeller.roles import demo_data, demo_show, images
 from propeller.roles.demo_data import Cohort

@@ -94,12 +94,28 @@ class MemoryCoordinatorStore:
 
     async def last_completed(self) -> RoundRecord | None:
         """See `fl.store.CoordinatorStore`."""
-        completed = [one for one in self._rounds.values() if one.state is RoundState.COMPLETED]
+        completed = [
+            one
+            for one in self._rounds.values()
+            if one.state is RoundState.COMPLETED and one.version is not None
+        ]
         return max(reversed(completed), key=lambda one: one.started_wall_s, default=None)
 
     async def updates(self, round_id: str) -> list[UpdateRecord]:
         """See `fl.store.CoordinatorStore`."""
         return [one.record for one in await self.contents(round_id)]
+
+    async def late_update(self, origin: str, participant: str) -> UpdateRecord | None:
+        """See `fl.store.CoordinatorStore`."""
+        sent = (known.get(participant) for known in self._updates.values())
+        return next((one.record for one in sent if one and one.record.origin == origin), None)
+
+    async def updates_of(self, experiment_id: str) -> list[UpdateRecord]:
+        """See `fl.store.CoordinatorStore`."""
+        rounds = [one for one in self._rounds.values() if one.spec.experiment_id == experiment_id]
+        return [
+            update.record for one in rounds for update in self._updates.get(one.spec.round_id, {}).values()
+        ]
 
     async def refers_to(self, blob: str) -> bool:
         """See `fl.store.CoordinatorStore`."""

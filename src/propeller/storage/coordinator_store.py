@@ -92,6 +92,16 @@ class SqliteCoordinatorStore:
         """See `fl.store.CoordinatorStore`."""
         return [_update(row["record"]) for row in await self._rows("updates", round_id=round_id)]
 
+    async def late_update(self, origin: str, participant: str) -> UpdateRecord | None:
+        """See `fl.store.CoordinatorStore`."""
+        rows = await self._rows("late_update", origin=origin, participant=participant)
+        return _update(rows[0]["record"]) if rows else None
+
+    async def updates_of(self, experiment_id: str) -> list[UpdateRecord]:
+        """See `fl.store.CoordinatorStore`."""
+        rows = await self._rows("updates_of_experiment", experiment_id=experiment_id)
+        return [_update(row["record"]) for row in rows]
+
     async def refers_to(self, blob: str) -> bool:
         """See `fl.store.CoordinatorStore`."""
         return bool((await self._rows("count_blob", blob=blob))[0]["uses"])
@@ -149,6 +159,7 @@ def _add(connection: sqlite3.Connection, update: StoredUpdate) -> None:
                 "record": _json(update.record),
                 "content": update.content.inline,
                 "blob": update.content.blob or None,
+                "origin": update.record.origin or None,
             },
         )
     except sqlite3.IntegrityError as error:
@@ -168,7 +179,7 @@ def already_submitted(record: UpdateRecord) -> Conflict:
 def _live(connection: sqlite3.Connection) -> Live:
     rounds = [_round(row["record"]) for row in _all(connection, "live_rounds", {})]
     return Live(
-        experiments=[_experiment(row["record"]) for row in _all(connection, "running_experiments", {})],
+        experiments=[_experiment(row["record"]) for row in _all(connection, "live_experiments", {})],
         rounds=[(round_, _accepted(connection, round_.spec.round_id)) for round_ in rounds],
         notices=[_notice(row) for row in _all(connection, "notices", {})],
     )

@@ -13,6 +13,8 @@ from msgspec import Meta, Struct
 _deterministic = msgspec.json.Encoder(order="deterministic")
 
 NonNegative = Annotated[int, Meta(ge=0)]
+_ZERO_COUNTS = frozenset({"round_failures_max"})
+"""Fields whose zero says something else than their absence."""
 
 
 class StrategyBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,6 +22,35 @@ class StrategyBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str = ""
     options: dict[str, Any] | None = None
+
+
+class SelectorBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How each round's participants are drawn: from `participants`, else from proplets with the labels."""
+
+    labels: dict[str, str] = {}
+    clients: NonNegative = 0
+    fraction: float = 0.0
+    min_connected: NonNegative = 0
+    over_sampling: float = 1.0
+    k_of_n: NonNegative = 0
+
+
+class EvaluationBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Evaluate the new model on the devices' held-out rows after every so many rounds, and after the last."""
+
+    every: NonNegative = 1
+    timeout_s: float = 0.0
+
+
+class StopBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """When to end before the last round."""
+
+    metric: str = ""
+    direction: Literal["max", "min"] = "max"
+    target: float | None = None
+    patience: NonNegative = 0
+    min_delta: float = 0.0
+    wall_s: float = 0.0
 
 
 class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,6 +68,16 @@ class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strategy: StrategyBody | str | None = None
     seed: NonNegative | None = None
     min_updates: NonNegative | None = None
+    mode: Literal["train", "infer"] | None = None
+    selector: SelectorBody | None = None
+    evaluation: EvaluationBody | bool | None = None
+    stop: StopBody | None = None
+    round_failures_max: NonNegative | None = None
+    update_format: str | None = None
+    data_part: Literal["", "train", "test"] | None = None
+    """Which part of their data participants train on; empty: all, or where there is evaluation, `train`."""
+    privacy: Any = None
+    """Reserved."""
 
     @property
     def chosen(self) -> StrategyBody:
@@ -51,7 +92,8 @@ class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def digest(self) -> str:
         """SHA-256 hex of what is asked: equal for equal requests, however they are spelled."""
         chosen = StrategyBody(name=self.strategy) if isinstance(self.strategy, str) else self.strategy
-        said = {name: value for name in self.__struct_fields__ if (value := getattr(self, name))}
+        said = {name: getattr(self, name) for name in self.__struct_fields__}
+        said = {name: value for name, value in said.items() if value or (value == 0 and name in _ZERO_COUNTS)}
         said |= {"strategy": chosen} if chosen else {}
         return hashlib.sha256(_deterministic.encode(said)).hexdigest()
 
@@ -66,9 +108,10 @@ class ExperimentConfigured(Struct, frozen=True, kw_only=True):
 
 
 class UpdateBody(Struct, frozen=True, kw_only=True):
-    """`POST /update`, and an update by MQTT: what a trainer prints. `base_hash`, `update_token` are ours.
+    """`POST /update`, and an update by MQTT: what a trainer prints. From `base_hash` on, fields are ours.
 
-    An update of another `format` than `json-f64` is a file, in `update_b64` instead of `update`.
+    An update of another `format` than `json-f64` is a file, in `update_b64` instead of `update`. What
+    evaluates a model sends `metrics` and no `update`. `trainer_hash` is the SHA-256 of its module.
     """
 
     round_id: str | None = None
@@ -81,6 +124,7 @@ class UpdateBody(Struct, frozen=True, kw_only=True):
     format: str | None = None
     update_b64: str | None = None
     update_token: str | None = None
+    trainer_hash: str | None = None
 
 
 class UpdateAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -128,7 +172,7 @@ class RoundStatusBoth(RoundStatus, frozen=True, kw_only=True):
 
 
 class UpdateView(Struct, frozen=True, kw_only=True):
-    """One accepted update of a round."""
+    """One accepted update of a round. `trainer_hash` is empty if its proplet does not say it."""
 
     participant: str
     samples: int
@@ -137,6 +181,15 @@ class UpdateView(Struct, frozen=True, kw_only=True):
     content_hash: str
     received_at: str
     seconds: float
+    trainer_hash: str = ""
+
+
+class RefusalView(Struct, frozen=True, kw_only=True):
+    """One update that does not count."""
+
+    participant: str
+    code: str
+    message: str
 
 
 class RoundView(Struct, frozen=True, kw_only=True):
@@ -164,13 +217,21 @@ class RoundView(Struct, frozen=True, kw_only=True):
     started_at: str
     ended_at: str | None
     seconds: float
+    mode: str = "train"
+    lost: dict[str, str] = {}
+    """Participants whose tasks ended without an update, and why."""
+    config_hash: str = ""
+    """SHA-256 of the request that made the experiment."""
 
 
 class RoundDetail(RoundView, frozen=True, kw_only=True):
-    """One round with its updates, in participant order."""
+    """One round with its updates, in participant order, and the first of what was refused."""
 
     bytes: int
     updates: list[UpdateView]
+    refusals: list[RefusalView] = []
+    trainer_hashes: list[str] = []
+    """The modules that its updates come from: more than one if participants ran different ones."""
 
 
 class RoundPage(Struct, frozen=True, kw_only=True):
@@ -204,6 +265,18 @@ class ExperimentView(Struct, frozen=True, kw_only=True):
     model_version: int
     created_at: str
     ended_at: str | None
+    mode: str = "train"
+    phase: str = ""
+    """While it lives: training, evaluating or between rounds."""
+    selector: SelectorBody | None = None
+    evaluation: EvaluationBody | None = None
+    stop: StopBody = StopBody()
+    round_failures_max: int = 0
+    update_format: str = ""
+    metrics: dict[str, float] = {}
+    """What was measured last."""
+    best: float | None = None
+    best_version: int | None = None
 
 
 class ExperimentDetail(ExperimentView, frozen=True, kw_only=True):
@@ -219,6 +292,66 @@ class ExperimentPage(Struct, frozen=True, kw_only=True):
     limit: int
     total: int
     experiments: list[ExperimentView]
+
+
+class MetricRow(Struct, frozen=True, kw_only=True):
+    """One round in numbers."""
+
+    round_id: str
+    number: int
+    mode: str
+    state: str
+    model_version: int | None
+    metrics: dict[str, float]
+    num_updates: int
+    samples: int
+    bytes: int
+    seconds: float
+
+
+class MetricRows(Struct, frozen=True, kw_only=True):
+    """`GET /experiments/{id}/metrics`: rounds and evaluations, oldest first."""
+
+    experiment_id: str
+    rows: list[MetricRow]
+
+
+class ParticipantRow(Struct, frozen=True, kw_only=True):
+    """One participant over all rounds of an experiment."""
+
+    participant: str
+    asked: int
+    """Rounds and evaluations that it was to take part in."""
+    sent: int
+    """Of these, how many its update counted in."""
+    lost: int
+    refused: int
+    samples: int
+    bytes: int
+    seconds_mean: float
+    """From a round's start to its update's arrival; 0 if it sent nothing."""
+    metrics: dict[str, float]
+    """Of its latest update."""
+
+
+class ParticipantRows(Struct, frozen=True, kw_only=True):
+    """`GET /experiments/{id}/participants`, in ascending order."""
+
+    experiment_id: str
+    participants: list[ParticipantRow]
+
+
+class DrawnBody(Struct, frozen=True, kw_only=True):
+    """`POST /rounds/{id}/participants`: whom the manager drew, and how many updates close the set."""
+
+    participants: list[str]
+    k_of_n: NonNegative = 0
+
+
+class LostBody(Struct, frozen=True, kw_only=True):
+    """`POST /rounds/{id}/lost`: participants whose tasks ended without an update, and why."""
+
+    participants: dict[str, str]
 
 
 class TaskConfig(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from propeller.wire.experiments import SelectorBody
+
 NonNegative = Annotated[int, Meta(ge=0)]
 
 
@@ -338,6 +340,11 @@ class RoundStart(Wire, frozen=True):
     experiment_id: str = ""
     seed: int = 0
     """The experiment's seed, from which each trainer's own is derived."""
+    selector: SelectorBody | None = None
+    """With it, the manager draws the participants, from `participants` if there are any."""
+    mode: Literal["train", "infer"] = "train"
+    data_part: Literal["", "train", "test"] = ""
+    update_format: str = ""
 
 
 class RoundLaunched(Wire, frozen=True):

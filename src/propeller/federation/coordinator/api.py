@@ -10,13 +10,15 @@ from litestar.response import Stream
 from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound
-from propeller.federation.coordinator.engine import round_record
-from propeller.federation.coordinator.reading import Said, Sender
+from propeller.federation.coordinator.live import round_record
+from propeller.federation.coordinator.reading import Said, Sender, trainer_of
 from propeller.federation.coordinator.shell import Coordinator
 from propeller.federation.coordinator.views import (
     experiment_detail,
     experiment_view,
+    metric_rows,
     next_view,
+    participant_rows,
     round_detail,
     round_view,
     status_view,
@@ -29,6 +31,7 @@ from propeller.http.large import file_answer
 from propeller.http.server import json_body, json_bytes, media_type
 from propeller.wire import codec
 from propeller.wire.experiments import (
+    DrawnBody,
     ExperimentBody,
     ExperimentConfigured,
     ExperimentDetail,
@@ -36,7 +39,10 @@ from propeller.wire.experiments import (
     ExperimentView,
     JoinAnswer,
     JoinBody,
+    LostBody,
+    MetricRows,
     NextRound,
+    ParticipantRows,
     RoundDetail,
     RoundPage,
     RoundStatusBoth,
@@ -55,7 +61,13 @@ Limit = Annotated[int, QueryParameter(ge=1, le=limits.LIST_PAGE_MAX, description
 
 def routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """All routes of the role but health and metrics."""
-    return [*_experiments(coordinator), *_updates(coordinator), *_rounds(coordinator), *_joining(coordinator)]
+    return [
+        *_experiments(coordinator),
+        *_numbers(coordinator),
+        *_updates(coordinator),
+        *_rounds(coordinator),
+        *_joining(coordinator),
+    ]
 
 
 def _experiments(coordinator: Coordinator) -> list[HTTPRouteHandler]:
@@ -89,7 +101,37 @@ def _experiments(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     async def stop(experiment_id: FromPath[str]) -> ExperimentView:
         return experiment_view(await coordinator.experiments.stop(experiment_id))
 
-    return [register, list_experiments, show_experiment, stop]
+    @post("/experiments/{experiment_id:str}/pause", status_code=200, summary="Begin no further round")
+    async def pause(experiment_id: FromPath[str]) -> ExperimentView:
+        return experiment_view(await coordinator.experiments.pause(experiment_id))
+
+    @post("/experiments/{experiment_id:str}/resume", status_code=200, summary="Go on after a pause")
+    async def resume(experiment_id: FromPath[str]) -> ExperimentView:
+        return experiment_view(await coordinator.experiments.resume(experiment_id))
+
+    return [register, list_experiments, show_experiment, stop, pause, resume]
+
+
+def _numbers(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+    async def every_round(experiment_id: str) -> list[RoundRecord]:
+        await coordinator.experiments.find(experiment_id)
+        _, found = await coordinator.store.rounds(
+            offset=0, limit=3 * limits.ROUNDS_MAX, experiment_id=experiment_id
+        )
+        return [_now(coordinator, one) for one in found]
+
+    @get("/experiments/{experiment_id:str}/metrics", summary="An experiment's rounds in numbers")
+    async def metrics(experiment_id: FromPath[str]) -> MetricRows:
+        rounds = await every_round(experiment_id)
+        updates = await coordinator.store.updates_of(experiment_id)
+        return metric_rows(experiment_id, rounds, updates, coordinator.clock.now().wall_s)
+
+    @get("/experiments/{experiment_id:str}/participants", summary="Who took part, and what each sent")
+    async def participants(experiment_id: FromPath[str]) -> ParticipantRows:
+        rounds = await every_round(experiment_id)
+        return participant_rows(experiment_id, rounds, await coordinator.store.updates_of(experiment_id))
+
+    return [metrics, participants]
 
 
 def _updates(coordinator: Coordinator) -> list[HTTPRouteHandler]:
@@ -108,7 +150,7 @@ def _updates(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         A body of type `application/vnd.safetensors` is the trained model itself, in the dtypes of the base,
         or, with `x-update-format`, what that format makes of it; what JSON says beside `update` is then said
         by headers: `x-round-id`, `x-proplet-id`, `x-num-samples`, `x-metrics` (JSON), `x-base-model-uri`,
-        `x-base-hash`, `x-update-token`.
+        `x-base-hash`, `x-trainer-hash`, `x-update-token`.
         """
         if media_type(request) == SAFETENSORS:
             return _taken(await coordinator.intake.take_file(request.stream(), _said(request)))
@@ -144,6 +186,7 @@ def _said(request: AnyRequest) -> Said:
         base_hash=told("x-base-hash", ""),
         sender=Sender(token=told(TOKEN_HEADER, "")),
         form=_file_format(told("x-update-format", "")),
+        trainer=trainer_of(told("x-trainer-hash", "")),
     )
 
 
@@ -155,17 +198,11 @@ def _file_format(text: str) -> Format:
 
 
 def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:
-    async def find(round_id: str) -> RoundRecord:
-        found = await coordinator.store.round(round_id)
-        if found is None:
-            raise NotFound(f"there is no round {round_id[:80]!r}", code="unknown_round")
-        return _now(coordinator, found)
-
     @get("/task", summary="What a participant does in a round")
     async def task(round_id: FromQuery[str] = "", proplet_id: FromQuery[str] = "") -> RoundTaskAnswer:
         if not round_id:
             raise BadInput("round_id is missing; GET /task?round_id=…", code="missing_round_id")
-        found = await find(round_id)
+        found = await _found(coordinator, round_id)
         return task_view(found, await coordinator.store.experiment(found.spec.series), proplet_id)
 
     @get("/rounds", summary="Rounds, newest first")
@@ -185,14 +222,14 @@ def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:
 
     @get("/rounds/{round_id:str}", summary="One round with its updates")
     async def show_round(round_id: FromPath[str]) -> RoundDetail:
-        found = await find(round_id)
+        found = await _found(coordinator, round_id)
         updates = await coordinator.store.updates(round_id)
         return round_detail(found, updates, coordinator.clock.now().wall_s)
 
     @get("/rounds/{round_id:str}/complete", summary="How far a round is")
     async def status(round_id: FromPath[str]) -> RoundStatusBoth:
         """200 for every known round; `completed` only once its model is stored."""
-        return status_view(await find(round_id))
+        return status_view(await _found(coordinator, round_id))
 
     return [task, list_rounds, next_round, show_round, status]
 
@@ -206,7 +243,27 @@ def _joining(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         )
         return JoinAnswer(round_id=round_id, manual=joined.manual, model_ref=joined.base.uri)
 
-    return [join]
+    @post("/rounds/{round_id:str}/participants", status_code=200, summary="The manager drew the participants")
+    async def drawn(request: AnyRequest, round_id: FromPath[str]) -> RoundStatusBoth:
+        """200 if these take part now, also if they did before; 409 if others do."""
+        body = await json_body(request, DrawnBody, "the participants")
+        await coordinator.experiments.drawn(round_id, body)
+        return status_view(await _found(coordinator, round_id))
+
+    @post("/rounds/{round_id:str}/lost", status_code=200, summary="Participants that will not send")
+    async def lost(request: AnyRequest, round_id: FromPath[str]) -> RoundStatusBoth:
+        """The round may end early of it. A participant that sends after all still counts while it is open."""
+        await coordinator.experiments.lost(round_id, await json_body(request, LostBody, "the participants"))
+        return status_view(await _found(coordinator, round_id))
+
+    return [join, drawn, lost]
+
+
+async def _found(coordinator: Coordinator, round_id: str) -> RoundRecord:
+    found = await coordinator.store.round(round_id)
+    if found is None:
+        raise NotFound(f"there is no round {round_id[:80]!r}", code="unknown_round")
+    return _now(coordinator, found)
 
 
 def _now(coordinator: Coordinator, stored: RoundRecord) -> RoundRecord:

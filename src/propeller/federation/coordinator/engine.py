@@ -5,24 +5,21 @@ Nothing noted counts before the store has committed the batch; if it cannot, the
 A round that has ended stays here until its end is written (`settle`), so that late updates hear the same.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from propeller import limits
 from propeller.errors import Bug, CallerError, Conflict
+from propeller.federation.coordinator.live import Batch, LiveRound, outcome, restored, weight
 from propeller.federation.coordinator.notices import complete_notice, next_notice, start_notice
 from propeller.fl.experiment import (
     Experiment,
     ExperimentEvent,
-    ExperimentSpec,
     OpenRound,
-    RoundDone,
-    RoundLost,
+    PauseAsked,
+    ResumeAsked,
     StopAsked,
     StopRound,
-    generated_id,
 )
-from propeller.fl.model_ref import ModelRef
+from propeller.fl.plan import EVALUATION, ExperimentSpec, generated_id
 from propeller.fl.round import Round, RoundSpec, RoundState
 from propeller.fl.round_events import (
     Accept,
@@ -34,6 +31,9 @@ from propeller.fl.round_events import (
     Event,
     Joined,
     Launched,
+    ParticipantsDrawn,
+    ParticipantsLost,
+    Refusal,
     Refuse,
     Repeat,
     Stopped,
@@ -41,50 +41,16 @@ from propeller.fl.round_events import (
     Tick,
 )
 from propeller.fl.store import (
-    Changes,
     Content,
     ExperimentRecord,
     Live,
     Notice,
     NoticeKind,
-    RoundRecord,
     StoredUpdate,
     UpdateRecord,
 )
 from propeller.fl.update import Update
 from propeller.ports import Instant
-
-
-@dataclass(slots=True, kw_only=True)
-class LiveRound:
-    """A round in memory, with its times for people."""
-
-    round: Round
-    started_wall_s: float
-    ended_wall_s: float | None = None
-
-
-@dataclass(slots=True)
-class Batch:
-    """What a batch of decisions wants written, and what to do once it is."""
-
-    rounds: dict[str, LiveRound] = field(default_factory=dict)
-    experiments: dict[str, ExperimentRecord] = field(default_factory=dict)
-    updates: list[StoredUpdate] = field(default_factory=list)
-    notices: dict[tuple[str, NoticeKind], Notice] = field(default_factory=dict)
-    done: set[tuple[str, NoticeKind]] = field(default_factory=set)
-    aggregate: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Rounds to aggregate: id → participants of the closed set."""
-
-    def changes(self, now: Instant) -> Changes:
-        """What the store must commit."""
-        return Changes(
-            experiments=tuple(self.experiments.values()),
-            rounds=tuple(round_record(live, now) for live in self.rounds.values()),
-            updates=tuple(self.updates),
-            notices=tuple(self.notices.values()),
-            done=tuple(sorted(self.done)),
-        )
 
 
 class Engine:
@@ -99,7 +65,9 @@ class Engine:
         self.experiments = {record.experiment.spec.series: record for record in live.experiments}
         self.rounds = {
             record.spec.round_id: LiveRound(
-                round=_restored(record, accepted, now), started_wall_s=record.started_wall_s
+                round=restored(record, accepted, now),
+                started_wall_s=record.started_wall_s,
+                config_hash=record.config_hash,
             )
             for record, accepted in live.rounds
         }
@@ -129,7 +97,7 @@ class Engine:
             if spec.experiment_id == experiment_id:
                 return spec.series
             for round_id in round_ids:
-                head, _, number = round_id.rpartition("-")
+                head, _, number = round_id.removesuffix(EVALUATION).rpartition("-")
                 if (
                     head == spec.experiment_id
                     and number.isdecimal()
@@ -141,22 +109,34 @@ class Engine:
     # --- decisions -----------------------------------------------------------------------------------------
 
     def open(self, spec: ExperimentSpec, *, digest: str, base_hash: str, batch: Batch, now: Instant) -> bool:
-        """Begin an experiment; its first round collects at once. False if this very request opened it."""
+        """Begin an experiment. False if this very request opened it.
+
+        Its first round collects at once, unless the manager is yet to draw its participants.
+        """
         known = self.experiments.get(spec.series)
         if known is not None and known.digest == digest:
             return False
-        ids = {spec.round_id(number) for number in range(1, spec.rounds + 1)}
-        if taken := self.claims(ids, spec.experiment_id):
+        if taken := self.claims(set(spec.round_ids()), spec.experiment_id):
             raise Conflict(
                 f"round {taken!r} belongs to an experiment that is under way; choose other ids, or stop it",
                 code="round_id_taken",
             )
-        self._keep(Experiment(spec=spec, model=spec.model), digest, batch, now)
-        self._open_round(spec.round_spec(1, spec.model, base_hash), batch, now, launched=True)
+        self._keep(Experiment(spec=spec, model=spec.model, model_hash=base_hash), digest, batch, now)
+        first = spec.round_spec(1, spec.model, base_hash)
+        self._open_round(first, batch, now, launched=not first.drawn)
+        if first.drawn:
+            _note(batch, start_notice(spec, first, now.wall_s))
         return True
 
     def submit(
-        self, update: Update, *, size: int, content: Content, batch: Batch, now: Instant
+        self,
+        update: Update,
+        *,
+        size: int,
+        content: Content,
+        trainer: str = "",
+        batch: Batch,
+        now: Instant,
     ) -> bool | None:
         """True if the update counts now, False if it counted already, None if the round is not live."""
         live = self.rounds.get(update.round_id)
@@ -174,16 +154,31 @@ class Engine:
             bytes=size,
             received_wall_s=now.wall_s,
             seconds=max(0.0, now.wall_s - live.started_wall_s),
+            trainer=trainer,
         )
         reply = self._apply(live, Submitted(update=accepted), batch, now)
         if isinstance(reply, Accept):
             batch.updates.append(StoredUpdate(record=record, content=content))
         return isinstance(reply, Accept)
 
-    def refused(self, round_id: str, code: str) -> None:
+    def refused(self, round_id: str, refusal: Refusal) -> None:
         """Count a refusal; it is written with the round's next change."""
         if live := self.rounds.get(round_id):
-            live.round.refuse(code)
+            live.round.refuse(refusal)
+
+    def drawn(
+        self, round_id: str, participants: tuple[str, ...], k: int, *, batch: Batch, now: Instant
+    ) -> bool:
+        """These take part in the round; False if it is not live. Raises `Conflict` if others do."""
+        live = self.rounds.get(round_id)
+        if live is not None:
+            self._apply(live, ParticipantsDrawn(participants=participants, k=k), batch, now)
+        return live is not None
+
+    def lost(self, round_id: str, reasons: Mapping[str, str], *, batch: Batch, now: Instant) -> None:
+        """These participants will not send; the round may end early of it."""
+        if live := self.rounds.get(round_id):
+            self._apply(live, ParticipantsLost(reasons=reasons), batch, now)
 
     def join(self, round_id: str, event: Joined, *, batch: Batch, now: Instant) -> RoundSpec | None:
         """The round that a task started by hand takes part in from now on; None if it is not live."""
@@ -209,8 +204,15 @@ class Engine:
 
     def stop(self, series: str, *, batch: Batch, now: Instant) -> None:
         """End an experiment and its round; one that is not live has ended already."""
-        if record := self.experiments.get(series):
-            self._advance(record, StopAsked(), batch, now)
+        self._ask(series, StopAsked(), batch, now)
+
+    def pause(self, series: str, *, batch: Batch, now: Instant) -> None:
+        """Let no further round of an experiment begin."""
+        self._ask(series, PauseAsked(), batch, now)
+
+    def resume(self, series: str, *, batch: Batch, now: Instant) -> None:
+        """Let a paused experiment go on."""
+        self._ask(series, ResumeAsked(), batch, now)
 
     def tick(self, *, batch: Batch, now: Instant) -> None:
         """Let every round see the time."""
@@ -228,11 +230,15 @@ class Engine:
 
     # -------------------------------------------------------------------------------------------------------
 
+    def _ask(self, series: str, event: ExperimentEvent, batch: Batch, now: Instant) -> None:
+        if record := self.experiments.get(series):
+            self._advance(record, event, batch, now)
+
     def _apply(self, live: LiveRound, event: Event, batch: Batch, now: Instant) -> Accept | Repeat | None:
         """Move one round; raise what its sender must hear. Only changes that matter are written."""
         reply: Accept | Repeat | None = None
         refusal: CallerError | None = None
-        before = live.round.state, len(live.round.accepted), len(live.round.participants)
+        before = weight(live.round)
         for command in live.round.handle(event, now.mono_s):
             match command:
                 case Accept() | Repeat():
@@ -243,7 +249,7 @@ class Engine:
                     batch.aggregate[live.round.spec.round_id] = participants
                 case Announce():
                     self._announce(live, batch, now)
-        if (live.round.state, len(live.round.accepted), len(live.round.participants)) != before:
+        if weight(live.round) != before:
             batch.rounds[live.round.spec.round_id] = live
         if refusal is not None:
             raise refusal
@@ -256,17 +262,18 @@ class Engine:
         batch.done.add((round_.spec.round_id, "start"))
         batch.notices.pop((round_.spec.round_id, "start"), None)
         record = self.experiments.get(round_.spec.series)
-        if round_.state is RoundState.COMPLETED:
+        if round_.state is RoundState.COMPLETED and round_.version is not None:
             _note(batch, next_notice(round_, now.wall_s))
         if record is not None:
-            self._advance(record, _outcome(round_), batch, now)
+            began = Instant(record.created_mono_s, record.created_wall_s)
+            self._advance(record, outcome(round_, now.elapsed_s(began)), batch, now)
 
     def _advance(self, record: ExperimentRecord, event: ExperimentEvent, batch: Batch, now: Instant) -> None:
         experiment, commands = record.experiment.handle(event)
         if experiment == record.experiment:
             return
         spec = experiment.spec
-        self._keep(experiment, record.digest, batch, now, created_wall_s=record.created_wall_s)
+        self._keep(experiment, record.digest, batch, now, before=record)
         for command in commands:
             match command:
                 case OpenRound(spec=following):
@@ -283,12 +290,13 @@ class Engine:
         batch: Batch,
         now: Instant,
         *,
-        created_wall_s: float | None = None,
+        before: ExperimentRecord | None = None,
     ) -> None:
         record = ExperimentRecord(
             experiment=experiment,
             digest=digest,
-            created_wall_s=now.wall_s if created_wall_s is None else created_wall_s,
+            created_wall_s=before.created_wall_s if before else now.wall_s,
+            created_mono_s=before.created_mono_s if before else now.mono_s,
             ended_wall_s=now.wall_s if experiment.over else None,
         )
         self.experiments[experiment.spec.series] = record
@@ -298,54 +306,12 @@ class Engine:
         if spec.round_id in self.rounds:
             raise Bug(f"round {spec.round_id!r} is opened twice: {self.rounds[spec.round_id].round.history}")
         live = LiveRound(
-            round=Round(spec, launched=launched, now_mono_s=now.mono_s), started_wall_s=now.wall_s
+            round=Round(spec, launched=launched, now_mono_s=now.mono_s),
+            started_wall_s=now.wall_s,
+            config_hash=self.experiments[spec.series].digest,
         )
         self.rounds[spec.round_id] = live
         batch.rounds[spec.round_id] = live
-
-
-def round_record(live: LiveRound, now: Instant) -> RoundRecord:
-    """A live round as it is stored at `now`."""
-    round_ = live.round
-    return RoundRecord(
-        spec=round_.spec,
-        state=round_.state,
-        reason=round_.reason,
-        participants=tuple(round_.participants),
-        num_updates=len(round_.accepted),
-        samples=round_.samples,
-        version=round_.version,
-        model_hash=round_.model_hash,
-        metrics=dict(round_.metrics),
-        refused=dict(round_.refused),
-        remaining_s=round_.remaining_s(now.mono_s),
-        stamped_wall_s=now.wall_s,
-        stamped_mono_s=now.mono_s,
-        started_wall_s=live.started_wall_s,
-        ended_wall_s=live.ended_wall_s,
-    )
-
-
-def _restored(record: RoundRecord, accepted: Sequence[Accepted], now: Instant) -> Round:
-    """What is left of a deadline, never nothing: peers could not reach us."""
-    gone_s = now.elapsed_s(Instant(record.stamped_mono_s, record.stamped_wall_s))
-    return Round.restored(
-        record.spec,
-        state=record.state,
-        participants=record.participants,
-        accepted=accepted,
-        refused=record.refused,
-        remaining_s=max(record.remaining_s - gone_s, limits.ROUND_RESTART_GRACE_S),
-        now_mono_s=now.mono_s,
-    )
-
-
-def _outcome(round_: Round) -> RoundDone | RoundLost:
-    spec = round_.spec
-    if round_.state is RoundState.COMPLETED and round_.version is not None:
-        made = ModelRef(name=spec.base.name, version=round_.version)
-        return RoundDone(number=spec.number, base=made, base_hash=round_.model_hash)
-    return RoundLost(number=spec.number, reason=round_.reason)
 
 
 def _promised(spec: ExperimentSpec, round_id: str, number: int) -> bool:

@@ -1,24 +1,29 @@
 """Registering, joining and stopping: what people and the manager ask of the coordinator. Knows no routes."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
+import msgspec
+
 from propeller import limits
 from propeller.core.ids import check_id, new_id
-from propeller.errors import BadInput, Conflict, NotFound
+from propeller.errors import BadInput, Conflict, NotFound, Unsupported
 from propeller.federation.coordinator.engine import Engine
 from propeller.federation.coordinator.intake import Decide
 from propeller.federation.coordinator.peers import Peers
-from propeller.fl.experiment import ExperimentSpec, plan
+from propeller.fl.formats import parse_format
 from propeller.fl.model_ref import ModelRef, parse_model_ref
+from propeller.fl.plan import Evaluation, ExperimentSpec, Stopping, plan
 from propeller.fl.round import RoundSpec
 from propeller.fl.round_events import Joined
+from propeller.fl.selection import Selection
 from propeller.fl.store import CoordinatorStore, ExperimentRecord
 from propeller.fl.strategies.base import too_few
 from propeller.fl.strategies.registry import DEFAULT, strategy, told
 from propeller.wire import codec
-from propeller.wire.experiments import ExperimentBody, JoinBody
+from propeller.wire.experiments import DrawnBody, EvaluationBody, ExperimentBody, JoinBody, LostBody
 
 MANUAL = "manual-"
 """Experiments of rounds that a task started by hand opened are named after the round."""
@@ -78,9 +83,36 @@ class Experiments:
 
     async def stop(self, experiment_id: str) -> ExperimentRecord:
         """End the newest experiment of this id, and its round. One that has ended stays as it is."""
+        return await self._asked(experiment_id, self._engine.stop)
+
+    async def pause(self, experiment_id: str) -> ExperimentRecord:
+        """Let no further round begin; the one under way goes on. Raises `Conflict` after the end."""
+        return _live(await self._asked(experiment_id, self._engine.pause))
+
+    async def resume(self, experiment_id: str) -> ExperimentRecord:
+        """Let a paused experiment go on; one that runs is left alone. Raises `Conflict` after the end."""
+        return _live(await self._asked(experiment_id, self._engine.resume))
+
+    async def drawn(self, round_id: str, body: DrawnBody) -> None:
+        """The manager says who takes part in a round. Raises `Conflict` if others do or it is not live."""
+        who = tuple(sorted(check_id(one, "participant") for one in body.participants))
+        if not who or len(set(who)) != len(who):
+            raise BadInput("participants must be some, each once", code="bad_participants")
+        live = await self._decide(
+            lambda batch, now: self._engine.drawn(round_id, who, body.k_of_n, batch=batch, now=now)
+        )
+        if not live:
+            raise Conflict(f"round {round_id[:80]!r} is not under way", code="round_closed")
+
+    async def lost(self, round_id: str, body: LostBody) -> None:
+        """The manager says that these will not send; without a live round that changes nothing."""
+        reasons = {name: why[: limits.REASON_CHARS_MAX] for name, why in body.participants.items()}
+        await self._decide(lambda batch, now: self._engine.lost(round_id, reasons, batch=batch, now=now))
+
+    async def _asked(self, experiment_id: str, ask: Callable[..., None]) -> ExperimentRecord:
         found = await self.find(experiment_id)
         series = found.experiment.spec.series
-        await self._decide(lambda batch, now: self._engine.stop(series, batch=batch, now=now))
+        await self._decide(lambda batch, now: ask(series, batch=batch, now=now))
         return await self._store.experiment(series) or found
 
     async def find(self, experiment_id: str) -> ExperimentRecord:
@@ -91,9 +123,11 @@ class Experiments:
         return found
 
     def _planned(self, body: ExperimentBody) -> ExperimentSpec:
+        _refuse_reserved(body)
         chosen = body.chosen
         algorithm = strategy(chosen.name or DEFAULT)
         settings = algorithm.settings(chosen.options or {})
+        parse_format(body.update_format or "")
         _check_size(body.hyperparams, "hyperparams")
         _check_size(chosen.options, "the strategy's options")
         planned = plan(
@@ -110,17 +144,18 @@ class Experiments:
             strategy=algorithm.name,
             options=chosen.options,
             seed=body.seed or 0,
+            mode="evaluate" if body.mode == "infer" else "train",
+            selection=_selection(body),
+            evaluation=_evaluation(body),
+            stopping=Stopping(**msgspec.structs.asdict(body.stop)) if body.stop else None,
+            failures_max=body.round_failures_max,
+            update_format=body.update_format or "",
+            data_part=body.data_part or "",
         )
-        least = algorithm.least_updates(settings)
-        if body.min_updates is None:
-            planned = replace(planned, min_updates=max(planned.min_updates, min(least, planned.k)))
-        if planned.min_updates < least:
-            raise too_few(algorithm.name, planned.min_updates, least)
-        return planned
+        return _enough(planned, body, algorithm.name, algorithm.least_updates(settings))
 
     async def _open(self, spec: ExperimentSpec, digest: str) -> tuple[ExperimentSpec, bool]:
-        ids = [spec.round_id(number) for number in range(1, spec.rounds + 1)]
-        if taken := await self._store.taken(ids):
+        if taken := await self._store.taken(spec.round_ids()):
             raise Conflict(
                 f"round {taken!r} was registered before, with another request; choose another id",
                 code="round_id_taken",
@@ -132,6 +167,53 @@ class Experiments:
             )
         )
         return spec, opened
+
+
+def _refuse_reserved(body: ExperimentBody) -> None:
+    if body.privacy:
+        raise Unsupported(
+            "privacy options are not offered by this release; leave out `privacy`", code="not_offered"
+        )
+
+
+def _selection(body: ExperimentBody) -> Selection | None:
+    """The selector, with the body's `k_of_n` if it has none of its own."""
+    if body.selector is None:
+        return None
+    asked = msgspec.structs.asdict(body.selector)
+    asked["k_of_n"] = asked["k_of_n"] or body.k_of_n or 0
+    if body.participants and asked["labels"]:
+        raise BadInput("selector.labels and participants both say who may take part; give one of them")
+    return Selection(**asked)
+
+
+def _evaluation(body: ExperimentBody) -> Evaluation | None:
+    asked = body.evaluation
+    if isinstance(asked, EvaluationBody):
+        return Evaluation(every=asked.every, timeout_s=asked.timeout_s)
+    return Evaluation() if asked else None
+
+
+def _enough(planned: ExperimentSpec, body: ExperimentBody, strategy_name: str, least: int) -> ExperimentSpec:
+    """The plan with as many updates as its strategy needs to keep its promise. Raises `BadInput`."""
+    if planned.mode == "evaluate":
+        return planned
+    if planned.selection is not None and body.min_updates is None:
+        return planned if least == 1 else replace(planned, min_updates=least)
+    if body.min_updates is None:
+        planned = replace(planned, min_updates=max(planned.min_updates, min(least, planned.k)))
+    if planned.min_updates < least:
+        raise too_few(strategy_name, planned.min_updates, least)
+    return planned
+
+
+def _live(record: ExperimentRecord) -> ExperimentRecord:
+    if record.experiment.over:
+        experiment = record.experiment
+        raise Conflict(
+            f"experiment {experiment.spec.experiment_id!r} is {experiment.state}", code="experiment_over"
+        )
+    return record
 
 
 def _manual(round_id: str, participant: str, base: ModelRef, body: JoinBody) -> ExperimentSpec:

@@ -9,7 +9,8 @@ from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from propeller import limits
 from propeller.errors import BadInput, CallerError, Conflict, Denied, NotFound
-from propeller.federation.coordinator.engine import Batch, Engine
+from propeller.federation.coordinator.engine import Engine
+from propeller.federation.coordinator.live import Batch
 from propeller.federation.coordinator.peers import Peers
 from propeller.federation.coordinator.reading import (
     Form,
@@ -28,6 +29,7 @@ from propeller.fl import update as updates
 from propeller.fl.formats import unpack
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.round import Round
+from propeller.fl.round_events import Refusal
 from propeller.fl.store import Content, CoordinatorStore
 from propeller.fl.strategies.registry import strategy
 from propeller.fl.tensors import Tensors
@@ -82,7 +84,7 @@ class Intake:
             self._check_token(draft, reading.token, sender)
             prepared = await self._prepare(draft)
         except CallerError as error:
-            self._engine.refused(reading.round_id, error.reason)
+            self._refused(reading.round_id, reading.participant, error)
             raise
         if prepared is None:
             return await self._after_the_end(draft)
@@ -90,12 +92,16 @@ class Intake:
         stored = await self._stored(update, content)
         counted = await self._decide(
             lambda batch, now: self._engine.submit(
-                update, size=len(raw), content=stored, batch=batch, now=now
+                update, size=len(raw), content=stored, trainer=reading.trainer, batch=batch, now=now
             )
         )
         if counted is None:
             return await self._after_the_end(draft)
         return "accepted" if counted else "duplicate"
+
+    def _refused(self, round_id: str, participant: str, error: CallerError) -> None:
+        message = error.message[: limits.REASON_CHARS_MAX]
+        self._engine.refused(round_id, Refusal(participant=participant, code=error.reason, message=message))
 
     async def take_file(self, pieces: AsyncIterator[bytes], said: Said) -> Answer:
         """The same of an update that is a safetensors file: it goes to disk as it comes, and is read there.
@@ -108,9 +114,14 @@ class Intake:
             if live is None:
                 return await self._filed_late(pieces, said)
             updates.check_participant(said, self._terms(live.round))
+            if live.round.spec.mode == "evaluate":
+                raise BadInput(
+                    f"round {said.round_id!r} evaluates: send JSON with `metrics`, and no model",
+                    code="not_an_evaluation",
+                )
             return await self._filed(pieces, said, live.round)
         except CallerError as error:
-            self._engine.refused(said.round_id, error.reason)
+            self._refused(said.round_id, said.participant, error)
             raise
 
     async def _filed(self, pieces: AsyncIterator[bytes], said: Said, round_: Round) -> Answer:
@@ -123,7 +134,12 @@ class Intake:
             update = await self._offload(admit_file, file, said, self._terms(round_), base, chosen)
             counted = await self._decide(
                 lambda batch, now: self._engine.submit(
-                    update, size=size, content=Content(blob=digest), batch=batch, now=now
+                    update,
+                    size=size,
+                    content=Content(blob=digest),
+                    trainer=said.trainer,
+                    batch=batch,
+                    now=now,
                 )
             )
             if counted is None:
@@ -207,6 +223,9 @@ class Intake:
             return None
         spec, terms = live.round.spec, self._terms(live.round)
         updates.check_participant(draft, terms)
+        if spec.mode == "evaluate":
+            return updates.admit_evaluation(draft, terms), b""
+        updates.check_trained(draft)
         base = (await self._peers.base(spec.base)).tensors
         chosen = self._engine.experiments[spec.series].experiment.spec.strategy
         return await self._run(draft.tensors.bytes, admit_update, draft, terms, base, chosen)

@@ -22,10 +22,6 @@ WORKERS = 4
 """Updates in progress at once: each waits for the disk, so several share one fsync."""
 
 
-REASON_CHARS_MAX = 500
-"""A reason is shown and sent on; the whole story is in the manager's log."""
-
-
 class Listener:
     """Give `hear` to the bus, and `start` it in the role's task group."""
 
@@ -72,7 +68,9 @@ class Listener:
         if topic.kind == "closed":
             await self._decide(lambda batch, _now: self._engine.closed(topic.round_id, batch=batch))
             return
-        refused = codec.decode(RoundLaunched, payload, what="the launch report").refused[:REASON_CHARS_MAX]
+        refused = codec.decode(RoundLaunched, payload, what="the launch report").refused[
+            : limits.REASON_CHARS_MAX
+        ]
         await self._decide(
             lambda batch, now: self._engine.launched(topic.round_id, refused, batch=batch, now=now)
         )

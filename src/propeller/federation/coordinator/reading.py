@@ -18,6 +18,9 @@ from propeller.wire import cbor, codec
 from propeller.wire.experiments import UpdateBody
 
 Form = Literal["json", "cbor"]
+_DIGEST_CHARS = 64
+"""SHA-256 in hex."""
+_HEX = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,8 @@ class Said:
     base_hash: str = ""
     sender: Sender
     form: Format
+    trainer: str = ""
+    """SHA-256 of the module that made it, as its proplet says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +54,9 @@ class Reading:
     """What was read: a draft, or why there is none, and for which round."""
 
     round_id: str
+    participant: str = ""
     token: str = ""
+    trainer: str = ""
     draft: Draft | None = None
     file: tuple[bytes, Said] | None = None
     """The update came as a file within JSON."""
@@ -91,8 +98,19 @@ def read_update(raw: bytes, form: Form, sender: Sender) -> Reading:
             base_hash=body.base_hash or "",
         )
     except CallerError as error:
-        return Reading(round_id=round_id, error=error)
-    return Reading(round_id=round_id, token=body.update_token or "", draft=draft)
+        return Reading(round_id=round_id, participant=participant[: limits.ID_CHARS_MAX], error=error)
+    return Reading(
+        round_id=round_id,
+        participant=participant,
+        token=body.update_token or "",
+        trainer=trainer_of(body.trainer_hash),
+        draft=draft,
+    )
+
+
+def trainer_of(said: str | None) -> str:
+    """A trainer's hash as its proplet says it; what cannot be one is left out."""
+    return said if said and len(said) == _DIGEST_CHARS and set(said) <= _HEX else ""
 
 
 def _enclosed(body: UpdateBody, round_id: str, participant: str, sender: Sender) -> tuple[bytes, Said]:
@@ -113,6 +131,7 @@ def _enclosed(body: UpdateBody, round_id: str, participant: str, sender: Sender)
         base_hash=body.base_hash or "",
         sender=replace(sender, token=sender.token or body.update_token or ""),
         form=form,
+        trainer=trainer_of(body.trainer_hash),
     )
 
 

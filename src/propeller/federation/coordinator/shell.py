@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 from propeller import limits
 from propeller.errors import Bug, CallerError, Denied, PeerRefused, PropellerError
-from propeller.federation.coordinator.engine import Batch, Engine
+from propeller.federation.coordinator.engine import Engine
 from propeller.federation.coordinator.experiments import Experiments
 from propeller.federation.coordinator.intake import Intake
 from propeller.federation.coordinator.listener import Listener
+from propeller.federation.coordinator.live import Batch
 from propeller.federation.coordinator.outbox import Outbox
 from propeller.federation.coordinator.peers import Made, Peers, Work
 from propeller.federation.coordinator.settings import CoordinatorSettings

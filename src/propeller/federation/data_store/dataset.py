@@ -4,19 +4,17 @@ All functions take and give bytes, so that a large data set can be handled in an
 know who asks, nor where documents are kept.
 """
 
-import hashlib
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from propeller import limits
 from propeller.errors import BadInput, StorageBroken
+from propeller.fl.split import Part, held_out
 from propeller.wire import codec
 
 DEFAULT_SCHEMA: Final = "fl-demo-dataset-v1"
 SCHEMA_CHARS_MAX: Final = 256
-
-Part = Literal["train", "test"]
 
 _FEATURE_STEPS: Final = 10
 _SEED_PERIOD: Final = 1000
@@ -76,7 +74,7 @@ def part(document: bytes, which: Part) -> bytes:
     row index is lowest. The same data set is always split alike, and the two parts together are all of it.
     """
     whole = _stored(document)
-    chosen = _test_rows(whole.proplet_id, len(whole.data))
+    chosen = held_out(whole.proplet_id, len(whole.data))
     rows = [row for index, row in enumerate(whole.data) if (index in chosen) == (which == "test")]
     return codec.encode(msgspec.structs.replace(whole, data=rows, size=len(rows), part=which))
 
@@ -126,13 +124,6 @@ def _stored(document: bytes) -> Dataset:
         return msgspec.json.decode(document, type=Dataset)
     except msgspec.DecodeError as error:
         raise StorageBroken(f"a stored data set cannot be read: {error}; post it again") from error
-
-
-def _test_rows(proplet_id: str, rows: int) -> set[int]:
-    def lot(index: int) -> bytes:
-        return hashlib.sha256(f"{proplet_id}:{index}".encode()).digest()
-
-    return set(sorted(range(rows), key=lot)[: int(rows * limits.DATASET_TEST_SHARE)])
 
 
 def _fold(text: str) -> int:

@@ -1,12 +1,13 @@
 """Routes of federated learning: experiments are launched here; all else is the coordinator's answer."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath, FromQuery, QueryParameter
 
+from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, Unsupported
 from propeller.http.answers import AnyRequest
@@ -15,6 +16,8 @@ from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.rounds import Rounds
 from propeller.ports import Response as PeerAnswer
 
+Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
+Limit = Annotated[int, QueryParameter(ge=1, le=limits.LIST_PAGE_MAX, description="How many to show")]
 _CBOR = {"application/cbor", "application/cbor-seq"}
 
 
@@ -29,7 +32,7 @@ class Configured(msgspec.Struct):
 def round_routes(rounds: Rounds, coordinator: CoordinatorClient | None) -> list[HTTPRouteHandler]:
     """Every route below `/fl`."""
     forward = _Forward(coordinator)
-    return [_configure(rounds), *_updates(forward), *_records(forward)]
+    return [_configure(rounds), *_updates(forward), *_records(forward), *_orders(forward)]
 
 
 def _configure(rounds: Rounds) -> HTTPRouteHandler:
@@ -96,16 +99,49 @@ def _records(forward: _Forward) -> list[HTTPRouteHandler]:
     async def fl_round_record(round_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", f"/rounds/{check_id(round_id, 'round_id')}")
 
-    @get("/fl/experiments", summary="List experiments")
-    async def fl_experiments() -> Response[bytes]:
-        return await forward("GET", "/experiments")
+    @get("/fl/experiments", summary="List experiments, newest first")
+    async def fl_experiments(offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT) -> Response[bytes]:
+        return await forward("GET", f"/experiments?offset={offset}&limit={limit}")
 
     @get("/fl/experiments/{experiment_id:str}", summary="One experiment")
     async def fl_experiment(experiment_id: FromPath[str]) -> Response[bytes]:
-        return await forward("GET", f"/experiments/{check_id(experiment_id, 'experiment_id')}")
+        return await forward("GET", _experiment(experiment_id))
 
-    @post("/fl/experiments/{experiment_id:str}/stop", status_code=200, summary="Stop an experiment")
+    @get("/fl/experiments/{experiment_id:str}/rounds", summary="Its rounds, newest first")
+    async def fl_rounds(
+        experiment_id: FromPath[str], offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT
+    ) -> Response[bytes]:
+        known = check_id(experiment_id, "experiment_id")
+        return await forward("GET", f"/rounds?experiment_id={known}&offset={offset}&limit={limit}")
+
+    @get("/fl/experiments/{experiment_id:str}/participants", summary="Who took part, and what each sent")
+    async def fl_participants(experiment_id: FromPath[str]) -> Response[bytes]:
+        return await forward("GET", _experiment(experiment_id, "participants"))
+
+    @get("/fl/experiments/{experiment_id:str}/metrics", summary="Its rounds in numbers, oldest first")
+    async def fl_metrics(experiment_id: FromPath[str]) -> Response[bytes]:
+        return await forward("GET", _experiment(experiment_id, "metrics"))
+
+    return [fl_round, fl_round_record, fl_experiments, fl_experiment, fl_rounds, fl_participants, fl_metrics]
+
+
+def _orders(forward: _Forward) -> list[HTTPRouteHandler]:
+    @post("/fl/experiments/{experiment_id:str}/stop", status_code=200, summary="End an experiment")
     async def fl_stop(experiment_id: FromPath[str]) -> Response[bytes]:
-        return await forward("POST", f"/experiments/{check_id(experiment_id, 'experiment_id')}/stop")
+        return await forward("POST", _experiment(experiment_id, "stop"))
 
-    return [fl_round, fl_round_record, fl_experiments, fl_experiment, fl_stop]
+    @post("/fl/experiments/{experiment_id:str}/pause", status_code=200, summary="Begin no further round")
+    async def fl_pause(experiment_id: FromPath[str]) -> Response[bytes]:
+        """The round under way goes on to its end, with its evaluation."""
+        return await forward("POST", _experiment(experiment_id, "pause"))
+
+    @post("/fl/experiments/{experiment_id:str}/resume", status_code=200, summary="Go on after a pause")
+    async def fl_resume(experiment_id: FromPath[str]) -> Response[bytes]:
+        return await forward("POST", _experiment(experiment_id, "resume"))
+
+    return [fl_stop, fl_pause, fl_resume]
+
+
+def _experiment(experiment_id: str, what: str = "") -> str:
+    path = f"/experiments/{check_id(experiment_id, 'experiment_id')}"
+    return f"{path}/{what}" if what else path

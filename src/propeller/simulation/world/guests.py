@@ -7,7 +7,7 @@ and seed alone. Nothing here is Wasm; the ABI's environment is the same.
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -91,15 +91,19 @@ async def _train(job: GuestJob, _random: Random) -> GuestDone | GuestFailed:
     env = job.env
     if not env.get("MODEL_DATA") or not env.get("DATASET_DATA"):
         return GuestFailed(kind="exit", message="no model or no data: a trainer never makes them up")
-    update, loss = _step(json.loads(env["MODEL_DATA"]), json.loads(env["DATASET_DATA"]), env)
-    rows = json.loads(env["DATASET_DATA"])["data"]
+    model, dataset = json.loads(env["MODEL_DATA"]), json.loads(env["DATASET_DATA"])
+    rows = dataset["data"]
+    if not rows:
+        return GuestFailed(kind="exit", message="no rows")
+    evaluates = env.get("FL_MODE") == "evaluate"
+    update, loss = ({}, _loss(model, rows)) if evaluates else _step(model, dataset, env)
     said = {
         "round_id": env["ROUND_ID"],
         "proplet_id": env["PROPLET_ID"],
         "base_model_uri": env["MODEL_URI"],
         "num_samples": len(rows),
         "metrics": {"loss": loss},
-        "update": update,
+        **({} if evaluates else {"update": update}),
     }
     return GuestDone(stdout=json.dumps(said), stderr="")
 
@@ -118,6 +122,14 @@ def _step(
         b -= 0.01 * error
         loss += error * error / len(rows)
     return {"w": w, "b": b}, loss
+
+
+def _loss(model: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float:
+    errors = [
+        model["b"] + sum(wi * xi for wi, xi in zip(model["w"], row["x"], strict=True)) - row["y"]
+        for row in rows
+    ]
+    return float(sum(error * error for error in errors) / len(rows))
 
 
 async def _echo(job: GuestJob, _random: Random) -> GuestDone | GuestFailed:

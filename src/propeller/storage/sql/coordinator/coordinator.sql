@@ -14,8 +14,8 @@ VALUES (:round_id, :experiment_id, :state, :started_wall_s, :record)
 ON CONFLICT (round_id) DO UPDATE SET state = excluded.state, record = excluded.record;
 
 -- name: add_update
-INSERT INTO updates (round_id, participant, record, content, blob)
-VALUES (:round_id, :participant, :record, :content, :blob);
+INSERT INTO updates (round_id, participant, record, content, blob, origin)
+VALUES (:round_id, :participant, :record, :content, :blob, :origin);
 
 -- name: put_notice
 INSERT INTO notices (round_id, kind, payload, created_wall_s)
@@ -27,8 +27,8 @@ ON CONFLICT (round_id, kind) DO UPDATE SET
 -- name: drop_notice
 DELETE FROM notices WHERE round_id = :round_id AND kind = :kind;
 
--- name: running_experiments
-SELECT record FROM experiments WHERE state = 'running' ORDER BY seq;
+-- name: live_experiments
+SELECT record FROM experiments WHERE state IN ('running', 'paused') ORDER BY seq;
 
 -- name: live_rounds
 SELECT record FROM rounds WHERE state NOT IN ('completed', 'failed') ORDER BY seq;
@@ -73,11 +73,23 @@ INNER JOIN rounds ON rounds.round_id = wanted.value
 ORDER BY wanted.key LIMIT 1;
 
 -- name: last_completed
-SELECT record FROM rounds WHERE state = 'completed' ORDER BY started_wall_s DESC, seq DESC LIMIT 1;
+-- Of those that made a model: evaluations complete too.
+SELECT record FROM rounds
+WHERE state = 'completed' AND json_extract(record, '$.version') IS NOT NULL
+ORDER BY started_wall_s DESC, seq DESC LIMIT 1;
 
 -- name: updates
 -- In participant order, byte by byte, as the fold takes them.
 SELECT record FROM updates WHERE round_id = :round_id ORDER BY participant;
+
+-- name: late_update
+SELECT record FROM updates WHERE origin = :origin AND participant = :participant;
+
+-- name: updates_of_experiment
+SELECT updates.record FROM updates
+INNER JOIN rounds ON updates.round_id = rounds.round_id
+WHERE rounds.experiment_id = :experiment_id
+ORDER BY rounds.seq, updates.rowid;
 
 -- name: contents
 SELECT record, content, blob FROM updates WHERE round_id = :round_id ORDER BY participant;

@@ -1,0 +1,189 @@
+"""From a round that was asked for to the tasks of its participants, and back to a notice. Pure.
+
+It must not know how rounds are launched, nor what an update is.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from propeller import limits
+from propeller.core.constraints import Constraint, holds
+from propeller.core.ids import check_id
+from propeller.core.proplet import Proplet
+from propeller.core.task import Task, TaskLimits
+from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable
+from propeller.fl.launch import Launch
+from propeller.fl.selection import Selection, draw
+from propeller.fl.strategies.registry import strategy, told
+from propeller.wire import codec
+from propeller.wire.experiments import ExperimentBody, SelectorBody
+from propeller.wire.messages import RoundStart
+
+
+def round_id_of(asked: ExperimentBody) -> str:
+    """The round's id: given, or the experiment's first."""
+    if asked.round_id:
+        return check_id(asked.round_id, "round_id")
+    if asked.experiment_id:
+        return check_id(f"{asked.experiment_id}-1", "round_id")
+    raise BadInput("round_id is missing: give the round or the experiment an id", code="missing_round_id")
+
+
+def asked_by(start: RoundStart) -> ExperimentBody:
+    """What `rounds/start` asks for."""
+    return ExperimentBody(
+        experiment_id=start.experiment_id or start.round_id,
+        round_id=start.round_id,
+        model_ref=start.model_uri,
+        participants=start.participants,
+        hyperparams=start.hyperparams,
+        timeout_s=start.timeout_s or None,
+        k_of_n=start.k_of_n or None,
+        task_wasm_image=start.task_wasm_image,
+        seed=start.seed,
+        selector=start.selector,
+        mode=None if start.mode == "train" else start.mode,
+        data_part=start.data_part or None,
+        update_format=start.update_format or None,
+    )
+
+
+def asked_of(launch: Launch) -> ExperimentBody:
+    """What a stored launch asks for."""
+    return codec.decode(ExperimentBody, launch.body, what="the launch", limit_bytes=len(launch.body))
+
+
+def notice_of(launch: Launch) -> RoundStart:
+    """Tells whoever listens that a round began; our own echo is recognised by its round id."""
+    asked = asked_of(launch)
+    return RoundStart(
+        round_id=launch.round_id,
+        model_uri=asked.model_ref or "",
+        task_wasm_image=asked.task_wasm_image or "",
+        participants=asked.participants or [],
+        hyperparams=_hyperparams(asked),
+        k_of_n=asked.k_of_n or 0,
+        timeout_s=asked.timeout_s or 0,
+        experiment_id=asked.experiment_id or "",
+        seed=launch.seed,
+        mode=asked.mode or "train",
+        data_part=_part(asked),
+        update_format=asked.update_format or "",
+    )
+
+
+def check_same(known: Launch, asked: ExperimentBody) -> None:
+    """A request repeats a known round only if it asks for the same, however it spells it."""
+    if asked_of(known).digest != asked.digest:
+        raise Conflict(
+            f"round {known.round_id} exists with another configuration; use a new round_id",
+            code="round_exists",
+        )
+
+
+def check_asked(asked: ExperimentBody, known: Sequence[Proplet]) -> None:
+    """Raise what is wrong with a round that names its participants; all must be `known`."""
+    for name in ("model_ref", "task_wasm_image", "participants"):
+        if not getattr(asked, name):
+            raise BadInput(f"{name} is missing: an experiment needs it", code=f"missing_{name}")
+    participants = asked.participants or []
+    if len(set(participants)) != len(participants):
+        raise BadInput("participants names a proplet twice", code="duplicate_participant")
+    ids = {proplet.id for proplet in known}
+    for participant in participants:
+        check_id(participant, "participant")
+        if participant not in ids:
+            raise NotFound(
+                f"participant {participant} is not a registered proplet", code="unknown_participant"
+            )
+    if asked.k_of_n is not None and not 0 <= asked.k_of_n <= len(participants):
+        raise BadInput(f"k_of_n is {asked.k_of_n} of {len(participants)} participants", code="bad_k_of_n")
+    timeout_s = asked.timeout_s or limits.ROUND_TIMEOUT_S
+    if not 0 < timeout_s <= limits.ROUND_TIMEOUT_S_MAX:
+        raise BadInput(f"timeout_s must be above 0 and at most {limits.ROUND_TIMEOUT_S_MAX:g}")
+
+
+def drawn(asked: ExperimentBody, fleet: Iterable[tuple[Proplet, bool]]) -> ExperimentBody:
+    """The same round with its participants drawn from the `fleet` (proplet, whether it can take work).
+
+    One that names its participants is left as it is. Raises `PeerUnavailable` while too few are connected.
+    """
+    if asked.selector is None:
+        return asked
+    selector: SelectorBody = asked.selector
+    named = set(asked.participants or ())
+    pool = [
+        (proplet.id, connected)
+        for proplet, connected in fleet
+        if (proplet.id in named if named else _labelled(proplet, selector))
+    ]
+    found = draw(
+        Selection(**msgspec.structs.asdict(selector)),
+        named or {name for name, _ in pool},
+        [name for name, connected in pool if connected],
+        seed=asked.seed or 0,
+        round_id=asked.round_id or "",
+    )
+    if found is None:
+        here = sum(connected for _, connected in pool)
+        raise PeerUnavailable(
+            f"round {asked.round_id} waits: {here} of its {len(named or pool)} candidates are connected, "
+            "too few for its selector",
+            code="too_few_connected",
+        )
+    return msgspec.structs.replace(
+        asked, participants=list(found.participants), k_of_n=found.k, selector=None
+    )
+
+
+def _labelled(proplet: Proplet, selector: SelectorBody) -> bool:
+    wanted = selector.labels.items()
+    return all(holds(proplet, Constraint(attribute=f"labels.{name}", value=value)) for name, value in wanted)
+
+
+def _hyperparams(asked: ExperimentBody) -> dict[str, Any] | None:
+    """What the trainers are told: the experiment's own, and what its strategy adds. Raises `BadInput`."""
+    chosen = asked.chosen
+    found = told(strategy(chosen.name), chosen.options or {}, asked.hyperparams)
+    return None if found is None else dict(found)
+
+
+def _part(asked: ExperimentBody) -> Any:
+    """Which part of its data a participant uses; empty: all of it."""
+    if asked.data_part:
+        return asked.data_part
+    return "test" if asked.mode == "infer" else "train" if asked.evaluation else ""
+
+
+def task_of(task_id: str, participant: str, asked: ExperimentBody, now_s: float) -> Task:
+    """The held task of one participant."""
+    round_id = round_id_of(asked)
+    timeout_s = asked.timeout_s or limits.ROUND_TIMEOUT_S
+    return Task(
+        id=task_id,
+        name=f"fl-round-{round_id}-{participant}",
+        kind="federated",
+        created_at_s=now_s,
+        updated_at_s=now_s,
+        image_url=asked.task_wasm_image or "",
+        env=_env(round_id, asked),
+        proplet_id=participant,
+        mode=asked.mode or "train",
+        # A little longer than the round, so that the round's end, not the wait's, is what ends the task.
+        wait_s=timeout_s + limits.ROUND_TASK_GRACE_S,
+        limits=TaskLimits(wall_s=min(timeout_s, limits.GUEST_WALL_S_MAX)),
+    )
+
+
+def _env(round_id: str, asked: ExperimentBody) -> dict[str, str]:
+    env = {"ROUND_ID": round_id, "MODEL_URI": asked.model_ref or ""}
+    if (hyperparams := _hyperparams(asked)) is not None:
+        env["HYPERPARAMS"] = msgspec.json.encode(hyperparams).decode()
+    more = {
+        "FL_MODE": "evaluate" if asked.mode == "infer" else "",
+        "FL_DATA_PART": _part(asked),
+        "FL_FORMAT": asked.update_format or "",
+    }
+    return env | {name: value for name, value in more.items() if value}

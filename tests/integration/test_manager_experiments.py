@@ -1,0 +1,154 @@
+"""Whole experiments over real shells in virtual time: drawn, evaluated, with participants that fail."""
+
+import asyncio
+import json
+
+import pytest
+from manager_world import Api, in_world
+
+from propeller.simulation.world.guests import TRAINER_IMAGE
+from propeller.simulation.world.world import DATA_STORE
+
+EXPERIMENT = {
+    "experiment_id": "exp",
+    "model_ref": "fl/models/global_model_v0",
+    "hyperparams": {"lr": 0.01},
+    "timeout_s": 120,
+    "task_wasm_image": TRAINER_IMAGE,
+    "rounds": 2,
+    "seed": 7,
+}
+
+
+async def with_data(api: Api, *names: str) -> None:
+    """Give proplets ten rows each."""
+    for name in names:
+        rows = [{"x": [at / 10, at % 3 / 3, 0.5], "y": at % 2} for at in range(10)]
+        content = json.dumps({"data": rows}).encode()
+        answer = await api.world.calm_http.request("POST", f"{DATA_STORE}/datasets/{name}", body=content)
+        assert answer.status == 201
+
+
+async def over(api: Api, for_s: float = 600.0):
+    """The experiment once it has ended."""
+    for _ in range(int(for_s)):
+        found = await api.good("GET", "/fl/experiments/exp")
+        if found["state"] in {"completed", "failed", "stopped"}:
+            return found
+        await asyncio.sleep(1)
+    raise AssertionError(f"never over: {found}")
+
+
+def test_participants_are_drawn_among_those_with_the_labels():
+    """Each round draws by the seed; whoever lacks the labels is never asked."""
+
+    async def story(api: Api):
+        names = [f"proplet-{number}" for number in range(1, 5)]
+        await with_data(api, *names)
+        for name in names[:3]:
+            await api.good("PUT", f"/proplets/{name}/labels", {"site": "a"})
+        selector = {"labels": {"site": "a"}, "clients": 2}
+        await api.good("POST", "/fl/experiments", {**EXPERIMENT, "rounds": 4, "selector": selector})
+        found = await over(api)
+        assert (found["state"], found["model_version"]) == ("completed", 4), found
+        asked = [tuple(one["participants"]) for one in found["history"]]
+        assert all(len(one) == 2 and set(one) <= set(names[:3]) for one in asked)
+        assert len(set(asked)) > 1
+        rows = await api.good("GET", "/fl/experiments/exp/participants")
+        assert [row["participant"] for row in rows["participants"]] == names[:3]
+
+    in_world(story, proplets=4)
+
+
+def test_a_round_waits_until_enough_are_connected():
+    """`min_connected` of three, with two there, launches nothing until the third comes."""
+
+    async def story(api: Api):
+        await with_data(api, "proplet-1", "proplet-2", "proplet-3")
+        api.world.nodes["proplet-3"].crash()
+        await asyncio.sleep(20)
+        selector = {"clients": 2, "min_connected": 3}
+        await api.good(
+            "POST", "/fl/experiments", {**EXPERIMENT, "rounds": 1, "round_id": "exp-1", "selector": selector}
+        )
+        await asyncio.sleep(60)
+        found = await api.good("GET", "/fl/experiments/exp")
+        assert (found["state"], found["history"][0]["state"]) == ("running", "registered")
+        assert (await api.good("GET", "/tasks"))["total"] == 0
+        api.world.nodes["proplet-3"].start()
+        assert (await over(api))["state"] == "completed"
+
+    in_world(story)
+
+
+def test_every_model_is_evaluated_on_rows_that_nobody_trained_on():
+    """Two rows of ten are held out on each device; the measurements are the experiment's."""
+
+    async def story(api: Api):
+        names = ["proplet-1", "proplet-2"]
+        await with_data(api, *names)
+        await api.good("POST", "/fl/experiments", {**EXPERIMENT, "participants": names, "evaluation": True})
+        found = await over(api)
+        assert (found["state"], list(found["metrics"])) == ("completed", ["loss"])
+        kinds = {one["round_id"]: (one["mode"], one["total_samples"]) for one in found["history"]}
+        assert kinds == {
+            "exp-1": ("train", 16),
+            "exp-1-eval": ("evaluate", 4),
+            "exp-2": ("train", 16),
+            "exp-2-eval": ("evaluate", 4),
+        }
+        tasks = (await api.good("GET", "/tasks?limit=100"))["tasks"]
+        assert {(task["mode"], task["env"]["FL_DATA_PART"]) for task in tasks} == {
+            ("train", "train"),
+            ("infer", "test"),
+        }
+        assert {task["state"] for task in tasks} == {3}
+
+    in_world(story, proplets=2)
+
+
+def test_one_model_is_evaluated_by_itself():
+    """An experiment of mode infer makes no model, and has its metrics."""
+
+    async def story(api: Api):
+        names = ["proplet-1", "proplet-2"]
+        await with_data(api, *names)
+        body = {**EXPERIMENT, "rounds": 1, "round_id": "look", "participants": names, "mode": "infer"}
+        await api.good("POST", "/fl/experiments", body)
+        found = await over(api)
+        assert (found["state"], found["mode"], found["model_version"]) == ("completed", "infer", 0)
+        assert found["history"][0]["metrics"].keys() == {"loss"}
+
+    in_world(story, proplets=2)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_participant_that_failed_for_good_ends_the_round_early(restart):
+    """The manager tells the coordinator, also after a restart of its own; nobody waits for the timeout."""
+
+    async def story(api: Api):
+        await with_data(api, "proplet-1", "proplet-2")
+        if restart:
+            # Whatever this manager would tell is never said.
+            api.world.manager._losses.ended = lambda _change: None
+        body = {
+            **EXPERIMENT,
+            "participants": ["proplet-1", "proplet-2", "proplet-3"],
+            "rounds": 1,
+            "round_id": "exp-1",
+            "min_updates": 2,
+            "timeout_s": 3000,
+        }
+        began_s = api.world.clock.now().mono_s
+        await api.good("POST", "/fl/experiments", body)
+        if restart:
+            await asyncio.sleep(400)
+            assert (await api.good("GET", "/fl/experiments/exp"))["state"] == "running"
+            api.world.crash("manager", down_s=1.0)
+            await asyncio.sleep(2)
+        found = await over(api)
+        assert (found["state"], found["history"][0]["num_updates"]) == ("completed", 2)
+        assert list(found["history"][0]["lost"]) == ["proplet-3"]
+        assert api.world.clock.now().mono_s - began_s < 1000
+
+    in_world(story)
