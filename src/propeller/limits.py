@@ -44,6 +44,8 @@ MQTT_OUTBOX_BYTES_MAX = 16 * 1024 * 1024
 """What the embedded broker holds for one client that does not read; beyond it messages are dropped."""
 MQTT_CONNECTIONS_MAX = 2_000
 """Connections that the embedded broker holds; a larger fleet wants Mosquitto."""
+MOSQUITTO_CONNECTIONS_MAX = 100_000
+"""Connections that Mosquitto is configured to hold; how many it can is up to its limit of open files."""
 MQTT_SUBSCRIPTIONS_MAX = 64
 """Subscriptions of one client on the embedded broker: ours need at most five."""
 MQTT_RETAINED_MESSAGES_MAX = 10_000

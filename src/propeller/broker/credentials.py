@@ -138,15 +138,23 @@ class CredentialStore:
 
         Raises `BadInput` for an unlawful id or key, `Conflict` if the id already has another kind.
         """
-        check_id(principal, f"{kind} id")
-        key = new_api_key() if api_key is None else _check_key(api_key)
+        key = new_api_key() if api_key is None else api_key
+        self.add_all(kind, {principal: key})
+        return key
+
+    def add_all(self, kind: Kind, keys: Mapping[str, str]) -> None:
+        """Let all of `keys` in, an API key for each principal, or none of them. Raises as `add`."""
+        for principal, key in keys.items():
+            check_id(principal, f"{kind} id")
+            _check_key(key)
         with _locked(self.directory):
             self._load()
-            if (known := self._book.principals.get(principal, kind)) != kind:
-                raise Conflict(f"{principal!r} is already a {known}: remove it, or take another id")
-            self._store_passwords({**self._passwords, principal: _Hashed.of(key)})
-            self._store_principals({**self._book.principals, principal: kind})
-        return key
+            for principal in keys:
+                if (known := self._book.principals.get(principal, kind)) != kind:
+                    raise Conflict(f"{principal!r} is already a {known}: remove it, or take another id")
+            hashed = {principal: _Hashed.of(key) for principal, key in keys.items()}
+            self._store_passwords({**self._passwords, **hashed})
+            self._store_principals({**self._book.principals, **dict.fromkeys(keys, kind)})
 
     def remove(self, principal: str) -> None:
         """Let `principal` in no longer. Raises `NotFound`."""

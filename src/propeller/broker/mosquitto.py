@@ -57,7 +57,7 @@ def configuration_text(
         f"listener {port} {host}",
         "protocol mqtt",
         "set_tcp_nodelay true",
-        f"max_connections {limits.MQTT_CONNECTIONS_MAX}",
+        f"max_connections {limits.MOSQUITTO_CONNECTIONS_MAX}",
         "allow_anonymous false",
         "use_username_as_clientid true",
         f"password_file {(store.directory / PASSWORDS).resolve()}",

@@ -59,9 +59,13 @@ def grant(broker: Path, config: Config) -> None:
     """Let every identity of `config` into the broker whose credentials live in `broker`; idempotent."""
     first = next(iter(config.identities.values()))
     store = CredentialStore.create(broker, first.domain_id, first.channel_id)
+    wanted: dict[Kind, dict[str, str]] = {}
     for section, identity in config.identities.items():
         if not store.verify(identity.client_id, identity.client_key):
-            store.add(ROLES.get(section, Kind.PROPLET), identity.client_id, identity.client_key)
+            of_kind = wanted.setdefault(ROLES.get(section, Kind.PROPLET), {})
+            of_kind[identity.client_id] = identity.client_key
+    for kind, keys in wanted.items():
+        store.add_all(kind, keys)
 
 
 def add_proplets(
@@ -88,8 +92,8 @@ def add_proplets(
         made[section] = _identity(store.domain, store.channel, new_id())
         config = replace(config, identities={**config.identities, section: made[section]})
     write_config(path, replace(config, services=services))
-    for identity in made.values():
-        store.add(Kind.LEGACY_PROPLET if legacy else Kind.PROPLET, identity.client_id, identity.client_key)
+    kind = Kind.LEGACY_PROPLET if legacy else Kind.PROPLET
+    store.add_all(kind, {one.client_id: one.client_key for one in made.values()})
     return made
 
 
