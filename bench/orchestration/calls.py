@@ -1,4 +1,4 @@
-"""How long a warm call of a latent task takes: HTTP to the manager, MQTT to a proplet, real Wasm, and back."""
+"""How long a warm call of a latent task takes: HTTP, the manager, MQTT, a proplet, its Wasm, and back."""
 
 import asyncio
 import time

@@ -3,9 +3,10 @@
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from msgspec import Raw
@@ -173,65 +174,88 @@ async def test_a_full_disk_keeps_the_last_record_whole(place):
     spool.close()
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "renamed"])
-async def test_a_broken_file_is_moved_aside_and_reported(tmp_path, damage):
+async def test_a_group_is_saved_and_buried_together(place):
+    """Several records in one call, all or none; so with the keys of what is done."""
+    spool = place.open()
+    await spool.load()
+    await spool.save(live(key("a")), live(key("b"), 2))
+    await spool.save(
+        Held(key=key("a"), state=AttemptState.FINISHED, order=1, finished=b"{}"), live(key("c"), 3)
+    )
+    await spool.bury(key("a"), key("b"))
+    spool.close()
+    spool = place.open()
+    loaded = await spool.load()
+    assert ([held.key.task_id for held in loaded.held], loaded.done) == (["c"], (key("a"), key("b")))
+    spool.close()
+
+
+def rows(directory, statement):
+    """Change the stored rows behind the spool's back."""
+    with closing(sqlite3.connect(directory / "spool.db")) as connection, connection:
+        connection.execute(statement)
+
+
+DAMAGE = {
+    "cut": "body = substr(body, 1, length(body) - 1)",
+    "flipped": "body = CAST(substr(body, 1, length(body) - 1) || x'ff' AS BLOB)",
+    "empty": "body = x''",
+    "renamed": "name = 'bad.1.2'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_broken_record_is_moved_aside_and_reported(tmp_path, damage):
     """What does not match its checksum or its name is never believed, and never in the way again."""
     place = Files(tmp_path)
     spool = place.open()
     await spool.load()
-    await spool.save(live(key("bad")))
-    await spool.save(live(key("good"), 2))
+    await spool.save(live(key("bad")), live(key("good"), 2))
     spool.close()
-    path = tmp_path / "bad.1.1.held"
-    content = path.read_bytes()
-    match damage:
-        case "cut":
-            path.write_bytes(content[:-1])
-        case "flipped":
-            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        case "empty":
-            path.write_bytes(b"")
-        case "renamed":
-            path.rename(tmp_path / "bad.1.2.held")
+    rows(tmp_path, f"UPDATE held SET {DAMAGE[damage]} WHERE name = 'bad.1.1'")  # noqa: S608 - ours
     spool = place.open()
     loaded = await spool.load()
     spool.close()
     assert [held.key.task_id for held in loaded.held] == ["good"]
-    assert len(loaded.broken) == 1
+    (aside,) = loaded.broken
+    assert aside.startswith(str(tmp_path / "bad.1."))
     spool = place.open()
     assert (await spool.load()).broken == ()
     spool.close()
 
 
-async def test_a_torn_line_among_the_buried_is_left_out(tmp_path):
-    """A crash in the middle of an append costs that key, no other."""
-    place = Files(tmp_path)
-    spool = place.open()
-    await spool.load()
-    await spool.bury(key("a"))
-    spool.close()
-    with (tmp_path / "done").open("ab") as file:
-        file.write(b'{"task_id":"b","ru')
-    spool = place.open()
-    assert (await spool.load()).done == (key("a"),)
-    await spool.bury(key("c"))
-    spool.close()
-    spool = place.open()
-    assert (await spool.load()).done == (key("a"), key("c"))
-    spool.close()
-
-
-async def test_a_record_beats_its_key_among_the_buried(tmp_path):
-    """A crash between remembering and unlinking: the attempt is reported and buried again."""
-    place = Files(tmp_path)
-    spool = place.open()
-    await spool.load()
-    await spool.save(live(key()))
-    (tmp_path / "done").write_bytes(b'{"task_id":"t","run":1,"attempt":1}\n')
-    spool.close()
-    spool = place.open()
+@pytest.mark.parametrize("content", [b"no database", bytes(8192)])
+async def test_a_file_that_is_no_spool_is_moved_aside_and_reported(tmp_path, content):
+    """A rotten file costs what it held, not the device."""
+    (tmp_path / "spool.db").write_bytes(content)
+    spool = Files(tmp_path).open()
     loaded = await spool.load()
-    assert (len(loaded.held), loaded.done) == (1, ())
+    (aside,) = loaded.broken
+    assert (loaded.held, aside) == ((), str(tmp_path / "spool.db.broken-1"))
+    await spool.save(live(key()))
+    spool.close()
+    spool = Files(tmp_path).open()
+    assert (await spool.load()).held == (live(key()),)
+    spool.close()
+
+
+async def test_a_transaction_that_was_cut_off_is_left_out(tmp_path):
+    """A crash in the middle of a write costs what was being written, and nothing before it."""
+    place = Files(tmp_path)
+    spool = place.open()
+    await spool.load()
+    await spool.save(live(key("a")))
+    await spool.save(live(key("b"), 2))
+    wal = (tmp_path / "spool.db-wal").read_bytes()
+    database = (tmp_path / "spool.db").read_bytes()
+    spool.close()
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    (crashed / "spool.db").write_bytes(database)
+    (crashed / "spool.db-wal").write_bytes(wal[:-100])
+    spool = Files(crashed).open()
+    loaded = await spool.load()
+    assert ([held.key.task_id for held in loaded.held], loaded.broken) == (["a"], ())
     spool.close()
 
 

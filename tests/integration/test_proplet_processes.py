@@ -35,7 +35,7 @@ def test_the_agent_loads_neither_wasmtime_nor_numpy_nor_a_web_framework():
         "import sys, pkgutil, importlib, propeller.proplet as room\n"
         "for module in pkgutil.iter_modules(room.__path__):\n"
         "    importlib.import_module('propeller.proplet.' + module.name)\n"
-        "heavy = ('wasmtime', 'numpy', 'litestar', 'uvicorn', 'structlog', 'sqlite3')\n"
+        "heavy = ('wasmtime', 'numpy', 'litestar', 'uvicorn', 'structlog')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

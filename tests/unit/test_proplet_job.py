@@ -95,6 +95,19 @@ def test_a_referenced_module_is_fetched_and_verified():
     assert (failed.kind, SHA.upper() in failed.message) == ("image", True)
 
 
+def test_a_referenced_module_is_fetched_once():
+    """A task that runs again asks the manager for nothing; another digest is another module."""
+    http = FakeHttp()
+    http.answers[f"GET {MANAGER}/blobs/x"] = MODULE
+    mine = supply(http)
+    ref = ModuleRef(sha256=SHA, url=f"{MANAGER}/blobs/x")
+    for _ in range(2):
+        job, _ = job_of(start(module=ref), mine)
+        assert (job.module, job.digest) == (MODULE, SHA)
+    assert len(http.asked) == 1
+    assert failure_of(start(module=ModuleRef(sha256="0" * 64, url=ref.url)), mine).kind == "image"
+
+
 @pytest.mark.parametrize(
     ("fields", "kind", "says"),
     [

@@ -95,6 +95,8 @@ def finish(
         if wait_again(ledger, run, now, error, cause):
             return
     if state is AttemptState.SUCCEEDED:
+        # Whoever is quick, or was cut off meanwhile, says only how it ended.
+        run = replace(run, started_at_s=run.started_at_s or now.wall_s)
         ledger.end(run, RunState.COMPLETED, now, cause=cause, results=results)
     elif state is AttemptState.STOPPED:
         reason = run.reason if run.state is RunState.STOPPING else error or "stopped"

@@ -7,8 +7,9 @@ import asyncio
 import base64
 import binascii
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from propeller import limits
 from propeller.core.ids import check_id
@@ -31,7 +32,33 @@ from propeller.proplet.services import (
 )
 from propeller.wire.messages import ModuleRef, Start, TaskLimits
 
+MODULES_RECENT_BYTES = 4 * 1024 * 1024
+"""Inline modules kept in the agent's memory, so that a task that runs again asks the manager for nothing."""
 _OK = 200
+
+
+class Recent:
+    """The latest inline modules by their verified SHA-256, as many as fit `MODULES_RECENT_BYTES`."""
+
+    def __init__(self) -> None:
+        self._modules: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, digest: str) -> bytes | None:
+        """The module of that digest, if it is remembered."""
+        content = self._modules.get(digest)
+        if content is not None:
+            self._modules.move_to_end(digest)
+        return content
+
+    def put(self, digest: str, content: bytes) -> None:
+        """Remember a module whose digest was checked, at the expense of those unused longest."""
+        if digest in self._modules or len(content) > MODULES_RECENT_BYTES:
+            return
+        self._modules[digest] = content
+        self._bytes += len(content)
+        while self._bytes > MODULES_RECENT_BYTES:
+            self._bytes -= len(self._modules.popitem(last=False)[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +74,8 @@ class Supply:
     offload: Offload
     folders: tuple[Folder, ...] = ()
     """The device's directories that every guest may see."""
+    recent: Recent = field(default_factory=Recent)
+    """Inline modules that were fetched of late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +182,17 @@ async def fetch_module(start: Start, supply: Supply, patience: Patience) -> Fetc
 
 async def _by_reference(ref: ModuleRef, supply: Supply, patience: Patience) -> Fetched:
     url = supply.services.check(ref.url, "the task's module")
+    wanted = ref.sha256.lower()
+    known = supply.recent.get(wanted)
+    if known is not None:
+        return Fetched(content=known, digest=wanted)
     response = await _get(url, "image", supply, patience)
     if response.status != _OK:
         raise AttemptFailed("image", f"GET {url} answered {response.status}: {reason(response)}")
     digest = await _sha256(response.body, supply)
-    if digest != ref.sha256.lower():
+    if digest != wanted:
         raise AttemptFailed("image", f"the module at {url} has sha256 {digest}, not {ref.sha256}")
+    supply.recent.put(digest, response.body)
     return Fetched(content=response.body, digest=digest, bytes_fetched=len(response.body))
 
 

@@ -7,7 +7,7 @@ device and inside a simulated world: time, randomness, threads, files and networ
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 
 from propeller.core.ids import new_id
@@ -23,6 +23,7 @@ from propeller.proplet.inbound import read
 from propeller.proplet.job import Fetched, Supply
 from propeller.proplet.monitor import Monitor
 from propeller.proplet.observe import Observer
+from propeller.proplet.outbox import Outbox
 from propeller.proplet.place import Identity, Offer, PropletPorts
 from propeller.proplet.records import Held, Outcome
 from propeller.proplet.services import Services
@@ -44,10 +45,8 @@ from propeller.wire.topics import FromProplet
 
 INBOX_MAX = 1024
 """Events that may wait; beyond it the bus is made to wait."""
-OUTBOX_MAX = 512
-"""Messages that wait for the bus; beyond it the oldest is dropped, and said again when it is due."""
-OUTBOX_LOGS_MAX = 64
-"""With more waiting than this, logs and measurements are left out."""
+GROUP_MAX = 64
+"""Events that are decided together, and whose saves share a sync."""
 FAREWELL_S = 2.0
 """The last message of a proplet that stops may take this long."""
 
@@ -83,8 +82,7 @@ class Proplet:
         self._bench = self._build_bench(services, data, guest_limits or GuestLimits(), offer)
         self._inbox: deque[e.Event] = deque()
         self._wake = asyncio.Event()
-        self._outbox: deque[Message] = deque(maxlen=OUTBOX_MAX)
-        self._outgoing = asyncio.Event()
+        self._outbox = Outbox(ports.bus, ports.log)
         self._room = asyncio.Event()
         self._tasks: dict[AttemptKey, asyncio.Task[e.UpdateMade | e.Serving | e.GuestEnded]] = {}
         self._calls: asyncio.TaskGroup | None = None
@@ -133,7 +131,7 @@ class Proplet:
         session = BusSession(subscriptions=topics.proplet_subscriptions(me), will=self._offline())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ports.bus.run(session, self._on_message, self._on_connect))
-            group.create_task(self._send())
+            group.create_task(self._outbox.send())
             if self._monitor is not None:
                 group.create_task(self._monitor.run())
             self._calls = group
@@ -145,38 +143,29 @@ class Proplet:
                     await self._farewell()
 
     async def _decide(self, group: asyncio.TaskGroup) -> None:
-        await self._handle(e.Booted(), group)
+        await self._handle([e.Booted()], group)
         while True:
             await self._handle(await self._next(), group)
 
-    async def _next(self) -> e.Event:
-        """The next event: a timer that is due goes before messages, so that no flood silences a proplet."""
+    async def _next(self) -> list[e.Event]:
+        """What is next: a timer that is due goes before messages, so that no flood silences a proplet.
+
+        Messages that wait are taken together, as what they have saved shares a sync of the disk.
+        """
         while True:
             now_s = self._ports.clock.now().mono_s
             if self._agent.heartbeat_due_s <= now_s:
-                return e.HeartbeatDue()
+                return [e.HeartbeatDue()]
             if self._agent.resend_due_s <= now_s:
-                return e.ResendDue()
+                return [e.ResendDue()]
             if self._inbox:
                 self._room.set()
-                return self._inbox.popleft()
+                return [self._inbox.popleft() for _ in range(min(len(self._inbox), GROUP_MAX))]
             self._wake.clear()
             due_s = min(self._agent.heartbeat_due_s, self._agent.resend_due_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if due_s == float("inf") else due_s - now_s):
                     await self._wake.wait()
-
-    async def _send(self) -> None:
-        """Hand messages to the bus in order, beside the deciding, which no slow broker may hold up."""
-        while True:
-            while self._outbox:
-                message = self._outbox.popleft()
-                try:
-                    await self._ports.bus.publish(message)
-                except PropellerError as error:
-                    self._ports.log.warning("message not sent", topic=message.topic, reason=error.message)
-            self._outgoing.clear()
-            await self._outgoing.wait()
 
     async def _farewell(self) -> None:
         with suppress(TimeoutError):
@@ -214,23 +203,38 @@ class Proplet:
 
     # --- out -------------------------------------------------------------------------------------------
 
-    async def _handle(self, event: e.Event, group: asyncio.TaskGroup) -> None:
-        self._account.note(event, self._agent)
-        commands = self._agent.handle(event, self._ports.clock.now().mono_s)
+    async def _handle(self, events: Sequence[e.Event], group: asyncio.TaskGroup) -> None:
+        """Decide on events in order, save what that changed together, then do the rest in order."""
+        decided: list[list[e.Command]] = []
+        for event in events:
+            self._account.note(event, self._agent)
+            decided.append(self._agent.handle(event, self._ports.clock.now().mono_s))
+        saves = [one.held for commands in decided for one in commands if isinstance(one, e.SaveHeld)]
+        saved = len(saves) > 1 and await self._save(*saves) is None
+        done: list[AttemptKey] = []
+        for commands in decided:
+            await self._carry_out(commands, group, done, saved=saved)
+        if done:
+            await self._bury(done)
+
+    async def _carry_out(
+        self, commands: Sequence[e.Command], group: asyncio.TaskGroup, done: list[AttemptKey], *, saved: bool
+    ) -> None:
+        """Do what follows from one event; unless all is saved, its saves have their turn one by one."""
         for command in commands:
             if isinstance(command, e.SaveHeld):
-                failed = await self._save(command.held)
+                failed = None if saved else await self._save(command.held)
                 if failed is not None:
-                    await self._handle(failed, group)
+                    await self._handle([failed], group)
                     if command.required:
                         return
+            elif isinstance(command, e.Forget):
+                done.append(command.key)
             else:
-                await self._do(command, group)
+                self._do(command, group)
 
-    async def _do(self, command: e.Command, group: asyncio.TaskGroup) -> None:
+    def _do(self, command: e.Command, group: asyncio.TaskGroup) -> None:
         match command:
-            case e.Forget(key):
-                await self._bury(key)
             case e.PublishEvent(key, started):
                 event = AttemptEvent(
                     task_id=key.task_id,
@@ -238,9 +242,9 @@ class Proplet:
                     attempt=key.attempt,
                     kind="started" if started else "accepted",
                 )
-                self._publish(FromProplet.EVENTS, codec.encode(event))
-            case e.PublishFinished(_, payload):
-                self._publish(FromProplet.RESULTS, payload)
+                self._publish(FromProplet.EVENTS, codec.encode(event), key)
+            case e.PublishFinished(key, payload):
+                self._publish(FromProplet.RESULTS, payload, key)
             case e.PublishAlive(attempts):
                 alive = Alive(
                     proplet_id=self._me.id,
@@ -261,9 +265,9 @@ class Proplet:
                 self.counters.ignore(why)
                 self._ports.log.info("order ignored", reason=why, task_id=task_id)
 
-    def _publish(self, kind: FromProplet, payload: bytes) -> None:
-        """Say something on the directed lane; what gets lost is said again by the agent."""
-        self._post(Message(self._me.topics.from_proplet(kind, self._me.id), payload))
+    def _publish(self, kind: FromProplet, payload: bytes, attempt: AttemptKey | None = None) -> None:
+        """Say something on the directed lane, perhaps about an attempt."""
+        self._outbox.put(Message(self._me.topics.from_proplet(kind, self._me.id), payload), attempt)
 
     def _announce(self) -> None:
         create = Create(
@@ -273,21 +277,17 @@ class Proplet:
             protocol=2,
             slots=self._me.slots,
         )
-        self._post(Message(self._me.topics.from_proplet(FromProplet.CREATE), codec.encode(create)))
-
-    def _post(self, message: Message) -> None:
-        self._outbox.append(message)
-        self._outgoing.set()
+        self._outbox.put(Message(self._me.topics.from_proplet(FromProplet.CREATE), codec.encode(create)))
 
     def _logged(self, chunk: LogChunk) -> bool:
         """Send a piece of a log, unless the bus is behind: nothing that matters may wait for it."""
-        if len(self._outbox) >= OUTBOX_LOGS_MAX:
+        if self._outbox.behind:
             return False
         self._publish(FromProplet.LOGS, codec.encode(chunk))
         return True
 
     def _measured(self, found: HostMetrics | TaskMetrics) -> None:
-        if len(self._outbox) < OUTBOX_LOGS_MAX:
+        if not self._outbox.behind:
             kind = FromProplet.METRICS if isinstance(found, HostMetrics) else FromProplet.TASK_METRICS
             self._publish(kind, codec.encode(found))
 
@@ -295,21 +295,24 @@ class Proplet:
         alive = Alive(proplet_id=self._me.id, status="offline", namespace=self._me.namespace, boot=self._boot)
         return Message(self._me.topics.from_proplet(FromProplet.ALIVE, self._me.id), codec.encode(alive))
 
-    async def _save(self, held: Held) -> e.SaveFailed | None:
+    async def _save(self, *records: Held) -> e.SaveFailed | None:
         try:
-            await self._ports.spool.save(held)
+            await self._ports.spool.save(*records)
         except EnvironmentError_ as error:
+            if len(records) > 1:
+                return e.SaveFailed(records[0].key, error.message)  # each of them is tried by itself
+            (held,) = records
             self.counters.spool_errors += 1
             self._ports.log.warning("attempt not saved", task_id=held.key.task_id, reason=error.message)
             return e.SaveFailed(held.key, error.message)
         return None
 
-    async def _bury(self, key: AttemptKey) -> None:
+    async def _bury(self, keys: Sequence[AttemptKey]) -> None:
         try:
-            await self._ports.spool.bury(key)
+            await self._ports.spool.bury(*keys)
         except EnvironmentError_ as error:
             self.counters.spool_errors += 1
-            self._ports.log.warning("attempt not remembered", task_id=key.task_id, reason=error.message)
+            self._ports.log.warning("attempts not remembered", attempts=len(keys), reason=error.message)
 
     # --- work ------------------------------------------------------------------------------------------
 

@@ -1,16 +1,17 @@
 """Where a proplet keeps its attempts over crashes: a port, its files, and its twin in memory.
 
-One file per attempt, replaced atomically; the file's first line is the SHA-256 of the rest, so that a torn or
-rotten file is recognised, moved aside and reported, never believed. A lock keeps a second process with the
-same identity out. Nothing here knows what an attempt means.
+One SQLite file, written ahead: a group of records costs one sync (a file for each cost two, of content and of
+directory, and bounded how many tasks a device could take). Each record has its SHA-256 beside it, so
+that a rotten one is recognised, moved aside and reported, never believed. A lock keeps a second process with
+the same identity out. Nothing here knows what an attempt means.
 """
 
 import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,14 +25,14 @@ from propeller.proplet.records import Held, packed, unpacked
 from propeller.wire.messages import AttemptKey
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SUFFIX = ".held"
-_DONE = "done"
+_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
+_FILE = "spool.db"
 _LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spooled:
-    """What a spool held at start: records, remembered keys (oldest first), and files it could not read."""
+    """What a spool held at start: records, keys (oldest first), and where it put what it could not read."""
 
     held: tuple[Held, ...] = ()
     done: tuple[AttemptKey, ...] = ()
@@ -45,18 +46,18 @@ class Spool(Protocol):
         """Everything stored. Called once, before anything else."""
         ...
 
-    async def save(self, held: Held) -> None:
-        """Store a record durably in place of the attempt's last one.
+    async def save(self, *records: Held) -> None:
+        """Store records durably, each in place of its attempt's last one; all of them or none.
 
-        Raises `StorageFull` or `StorageBroken`; the last record is then still there, whole.
+        Raises `StorageFull` or `StorageBroken`; the last records are then still there, whole.
         """
         ...
 
-    async def bury(self, key: AttemptKey) -> None:
-        """Drop an attempt's record and remember its key, of which the latest `TOMBSTONES_MAX` are kept.
+    async def bury(self, *keys: AttemptKey) -> None:
+        """Drop the attempts' records and remember their keys, of which the latest `TOMBSTONES_MAX` are kept.
 
-        Not synced: after a power cut the record may be back, and is then acknowledged and buried again.
-        Raises `StorageFull` or `StorageBroken` if the key could not be remembered; the record is gone too.
+        Not synced: after a power cut a record may be back, and is then acknowledged and buried again.
+        Raises `StorageFull` or `StorageBroken` if nothing could be written.
         """
         ...
 
@@ -85,18 +86,18 @@ class MemorySpool:
         held = tuple(unpacked(content) for content in self._held.values())
         return Spooled(held=held, done=tuple(self._done))
 
-    async def save(self, held: Held) -> None:
-        """Store a copy of the record, or raise `StorageFull`."""
-        content = packed(held)
-        others = sum(len(other) for key, other in self._held.items() if key != held.key)
-        if others + len(content) > self.room_bytes:
+    async def save(self, *records: Held) -> None:
+        """Store copies of the records, or raise `StorageFull`."""
+        stored = self._held | {held.key: packed(held) for held in records}
+        if sum(map(len, stored.values())) > self.room_bytes:
             raise StorageFull(f"the spool has room for {self.room_bytes} bytes")
-        self._held[held.key] = content
+        self._held = stored
 
-    async def bury(self, key: AttemptKey) -> None:
-        """Drop the record, remember the key."""
-        self._held.pop(key, None)
-        self._done[key] = None
+    async def bury(self, *keys: AttemptKey) -> None:
+        """Drop the records, remember the keys."""
+        for key in keys:
+            self._held.pop(key, None)
+            self._done[key] = None
         for old in list(self._done)[:-TOMBSTONES_MAX]:
             del self._done[old]
 
@@ -106,13 +107,16 @@ class MemorySpool:
 
 
 class FileSpool:
-    """A spool in a directory of its own. Blocking file work goes through `offload`."""
+    """A spool in a directory of its own, as one SQLite file. Blocking file work goes through `offload`.
+
+    Saved records are on disk when `save` returns, several of them with one sync.
+    """
 
     def __init__(self, directory: Path, *, offload: Offload) -> None:
         self._directory = directory
         self._offload = offload
         self._lock = -1
-        self._buried = 0
+        self._connection: sqlite3.Connection | None = None
 
     async def load(self) -> Spooled:
         """Lock the directory, making it if need be, and read it.
@@ -123,21 +127,24 @@ class FileSpool:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._take_lock()
             return self._read()
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             raise _told(error, f"cannot use the spool {self._directory}") from error
 
-    async def save(self, held: Held) -> None:
-        """Write, sync and rename; the directory is synced too, so the record outlives a power cut."""
-        content = packed(held)
-        path = self._path(held.key)
-        await self._offload(lambda: self._replace(path, content))
+    async def save(self, *records: Held) -> None:
+        """Write all in one transaction, synced: they outlive a power cut."""
+        rows = [_sealed(held) for held in records]
+        await self._offload(lambda: self._write(_SAVE, rows, synced=True))
 
-    async def bury(self, key: AttemptKey) -> None:
-        """Append the key to the list of the done, unlink the record."""
-        await self._offload(lambda: self._bury(key))
+    async def bury(self, *keys: AttemptKey) -> None:
+        """Remember the keys, and drop their records."""
+        rows = [{"name": _name(key), "key": msgspec.json.encode(key)} for key in keys]
+        await self._offload(lambda: self._write(_BURY, rows, synced=False))
 
     def close(self) -> None:
         """Release the lock."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -160,88 +167,106 @@ class FileSpool:
         self._lock = lock
 
     def _read(self) -> Spooled:
+        """What is stored; a file that is no database, and rows that do not fit their seal, move aside."""
+        path, broken = self._directory / _FILE, []
+        try:
+            self._connection = _open(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # the disk or the permissions are at fault, not what is in the file
+            broken.append(str(path.rename(_aside(path))))
+            for rest in self._directory.glob(f"{_FILE}-*"):
+                rest.unlink()
+            self._connection = _open(path)
         held: list[Held] = []
-        broken: list[str] = []
-        for path in sorted(self._directory.iterdir()):
-            if path.suffix == ".tmp":
-                path.unlink()
-            elif path.suffix == _SUFFIX:
-                record = _parse(path.read_bytes())
-                if record is not None and self._path(record.key) == path:
-                    held.append(record)
-                else:
-                    broken.append(str(path.rename(_aside(path))))
-        done = self._read_done()
-        present = {record.key for record in held}
+        for name, seal, body in self._connection.execute("SELECT name, seal, body FROM held").fetchall():
+            record = _parse(seal, body)
+            if record is not None and _name(record.key) == name:
+                held.append(record)
+            else:
+                broken.append(str(self._set_aside(name, bytes(body))))
+        done = [msgspec.json.decode(row[0], type=AttemptKey) for row in self._connection.execute(_DONE)]
         return Spooled(
-            held=tuple(sorted(held, key=lambda record: record.order)),
-            done=tuple(key for key in done if key not in present),
-            broken=tuple(broken),
+            held=tuple(sorted(held, key=lambda record: record.order)), done=tuple(done), broken=tuple(broken)
         )
 
-    def _read_done(self) -> list[AttemptKey]:
-        """The keys remembered, after the list was cut to its bound; a torn last line is left out."""
-        path = self._directory / _DONE
-        keys: dict[AttemptKey, None] = {}
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                key = msgspec.json.decode(line, type=AttemptKey)
-                keys.pop(key, None)
-                keys[key] = None
-        kept = list(keys)[-TOMBSTONES_MAX:]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(_lines(kept))
-        temporary.replace(path)
-        self._buried = len(kept)
-        return kept
+    def _set_aside(self, name: str, body: bytes) -> Path:
+        path = _aside(self._directory / name)
+        path.write_bytes(body)
+        self._write((_DELETE,), [{"name": name}], synced=True)
+        return path
 
-    def _replace(self, path: Path, content: bytes) -> None:
-        temporary = path.with_suffix(".tmp")
+    def _write(
+        self, statements: Sequence[str], rows: Sequence[Mapping[str, object]], *, synced: bool
+    ) -> None:
+        """Run each statement for every row, in one transaction."""
+        connection = self._connection
+        if connection is None:
+            raise StorageBroken(f"the spool {self._directory} is not open")
         try:
-            with temporary.open("wb") as file:
-                file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            self._sync_directory()
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise _told(error, f"cannot write {path}") from error
-
-    def _bury(self, key: AttemptKey) -> None:
-        # The key before the record goes: cut off in between, the attempt is reported and buried again.
-        try:
-            try:
-                self._remember(key)
-            finally:
-                self._path(key).unlink(missing_ok=True)
-        except OSError as error:
-            raise _told(error, f"cannot remember in {self._directory} that an attempt is done") from error
-
-    def _remember(self, key: AttemptKey) -> None:
-        if self._buried >= 2 * TOMBSTONES_MAX:
-            self._read_done()
-        with (self._directory / _DONE).open("ab") as file:
-            file.write(_lines([key]))
-        self._buried += 1
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _path(self, key: AttemptKey) -> Path:
-        return self._directory / f"{key.task_id}.{key.run}.{key.attempt}{_SUFFIX}"
+            connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+            connection.execute("BEGIN")
+            for statement in statements:
+                connection.executemany(statement, rows)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise _told(error, f"cannot write the spool {self._directory}") from error
 
 
-def _parse(content: bytes) -> Held | None:
-    """The record in a file's content, or None if it is not whole."""
-    digest, _, body = content.partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
+_SAVE = ("INSERT OR REPLACE INTO held (name, seal, body) VALUES (:name, :seal, :body)",)
+_DELETE = "DELETE FROM held WHERE name = :name"
+_BURY = (
+    _DELETE,
+    "INSERT INTO done (name, key) VALUES (:name, :key) ON CONFLICT (name) DO NOTHING",
+    f"DELETE FROM done WHERE number <= (SELECT max(number) FROM done) - {TOMBSTONES_MAX}",  # noqa: S608 - a number
+)
+_DONE = "SELECT key FROM done WHERE name NOT IN (SELECT name FROM held) ORDER BY number"
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The file, made if it is not there. Raises what SQLite raises."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        _check(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != ("ok",):
+        raise sqlite3.DatabaseError(f"damaged: {found}")
+
+
+_SCHEMA = (
+    "PRAGMA journal_mode = WAL",
+    # The device may be small, and what is saved is hardly ever read.
+    "PRAGMA cache_size = -512",
+    "PRAGMA journal_size_limit = 4194304",
+    "CREATE TABLE IF NOT EXISTS held (name TEXT PRIMARY KEY, seal BLOB NOT NULL, body BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS done (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, key BLOB)",
+)
+
+
+def _name(key: AttemptKey) -> str:
+    return f"{key.task_id}.{key.run}.{key.attempt}"
+
+
+def _sealed(held: Held) -> dict[str, object]:
+    """The row of a record: its name, its SHA-256 and itself."""
+    body = packed(held)
+    return {"name": _name(held.key), "seal": hashlib.sha256(body).digest(), "body": body}
+
+
+def _parse(seal: bytes, body: bytes) -> Held | None:
+    """The record in a row, or None if it is not whole."""
+    if hashlib.sha256(body).digest() != seal:
         return None
     try:
         return unpacked(body)
@@ -258,12 +283,12 @@ def _aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.broken")
 
 
-def _lines(keys: Iterable[AttemptKey]) -> bytes:
-    return b"".join(msgspec.json.encode(key) + b"\n" for key in keys)
-
-
-def _told(error: OSError, what: str) -> StorageFull | StorageBroken:
-    message = f"{what}: {error.strerror or error}"
-    if error.errno in _FULL:
-        return StorageFull(f"{message}; free some space")
-    return StorageBroken(message)
+def _told(error: OSError | sqlite3.Error, what: str) -> StorageFull | StorageBroken:
+    if isinstance(error, sqlite3.Error):
+        # SQLite reports a file that may not grow as a failed write: nothing was kept, and room helps.
+        full = getattr(error, "sqlite_errorcode", 0) in _NO_ROOM
+        message = f"{what}: {error}"
+    else:
+        full = error.errno in _FULL
+        message = f"{what}: {error.strerror or error}"
+    return StorageFull(f"{message}; free some space") if full else StorageBroken(message)
