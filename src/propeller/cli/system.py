@@ -1,4 +1,4 @@
-"""`propeller health`, `logs` and `version`."""
+"""`propeller health`, `logs`, `backup`, `restore` and `version`."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from propeller.cli.session import session
+from propeller.cli.session import session, working
 
 ROLES = ("manager", "coordinator", "aggregator", "model-registry", "data-store")
 
@@ -15,6 +15,8 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(health)
     app.command("logs")(show_logs)
+    app.command()(backup)
+    app.command()(restore)
     app.command()(version)
 
 
@@ -45,6 +47,36 @@ def show_logs(
 
     for line in lines(role, data_dir, os.environ, follow=follow, round_id=round_id):
         typer.echo(line)
+
+
+def backup(
+    ctx: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.tar", help="A new file; it holds keys: keep it private.")
+    ],
+    data_dir: Annotated[Path | None, typer.Option("--data-dir")] = None,
+) -> None:
+    """Copy everything that `up` keeps into one file, while it runs or not."""
+    from propeller.roles import backup as work
+    from propeller.roles.layout import data_dir as found
+
+    with working(f"Copying to {file}"):
+        saved = work.backup(found(data_dir, os.environ), file)
+    session(ctx).show(saved)
+
+
+def restore(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar")],
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="A new or empty directory.")] = None,
+) -> None:
+    """Make a data directory from a backup; `up` then goes on from there."""
+    from propeller.roles import backup as work
+    from propeller.roles.layout import data_dir as found
+
+    with working(f"Restoring from {file}"):
+        saved = work.restore(file, found(data_dir, os.environ))
+    session(ctx).show(saved)
 
 
 def version() -> None:
