@@ -39,12 +39,20 @@ def _give_up(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
         move_on(ledger, run.with_attempt(lost), now, cause)
     elif run.state is RunState.STOPPING:
         ledger.end(run, RunState.INTERRUPTED, now, reason=run.reason, failure="stopped", cause=cause)
+    elif attempt is None and run.attempts and ledger.tasks[run.task_id].daemon:
+        _wait_on(ledger, run, now, cause)
     elif attempt is None:
         waits_for = why_waiting(ledger, run, now.mono_s)
         why = f"no proplet took it within {ledger.tasks[run.task_id].wait_s:g} s: {waits_for}"
         ledger.end(run, RunState.FAILED, now, reason=why, failure="unplaced", cause=cause)
     else:
         _lose(ledger, run, now, _silence(attempt), cause)
+
+
+def _wait_on(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
+    """A daemon that ran once waits until somebody stops it; no longer for the proplet that it began on."""
+    give_up = now.mono_s + ledger.tasks[run.task_id].wait_s
+    ledger.save(replace(run, stays_on="", give_up_mono_s=give_up, deadline_mono_s=give_up), cause)
 
 
 def _lose(ledger: Ledger, run: Run, now: Now, why: str, cause: str) -> None:

@@ -150,7 +150,9 @@ class Ledger:
             return None
         attempt = run.live_attempt
         if attempt is not None:
-            return ("held", attempt.proplet_id)
+            # A latent task that is loaded waits for calls beside the others: it takes no slot.
+            stands = attempt.state is AttemptState.RUNNING and self.tasks[run.task_id].latent
+            return ("stands" if stands else "held", attempt.proplet_id)
         if run.resend_mono_s < FOREVER:
             return ("rests", "")
         home = self.home(run)
@@ -169,8 +171,8 @@ class Ledger:
 
     def _list(self, run: Run, place: tuple[str, str] | None) -> None:
         match place:
-            case ("held", proplet_id):
-                self.roster.hold(proplet_id, run.task_id)
+            case ("held" | "stands" as how, proplet_id):
+                self.roster.hold(proplet_id, run.task_id, slot=how == "held")
             case ("waits", home):
                 line = self.lines.setdefault(home, Line())
                 line.join(run.task_id, self.tasks[run.task_id].priority, in_front=bool(run.attempts))
@@ -184,7 +186,7 @@ class Ledger:
 
     def _unlist(self, task_id: str, place: tuple[str, str] | None) -> None:
         match place:
-            case ("held", proplet_id):
+            case ("held" | "stands", proplet_id):
                 self.roster.release(proplet_id, task_id)
             case ("waits", home):
                 self.lines[home].leave(task_id, self.tasks[task_id].priority)

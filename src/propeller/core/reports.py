@@ -6,6 +6,7 @@ from propeller import limits
 from propeller.core import events as e
 from propeller.core.deadlines import move_on, wait_again
 from propeller.core.ledger import FOREVER, Ledger, Now
+from propeller.core.policy import failures
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 
 
@@ -90,9 +91,10 @@ def finish(
     if run.moving and state is not AttemptState.SUCCEEDED:
         move_on(ledger, run, now, cause)
         return
-    if state is AttemptState.FAILED:
-        run = replace(run, failures=run.failures + 1)
-        if wait_again(ledger, run, now, error, cause):
+    task = ledger.tasks[run.task_id]
+    if state is AttemptState.FAILED or (state is AttemptState.SUCCEEDED and task.daemon):
+        run = replace(run, failures=failures(task, run))
+        if wait_again(ledger, run, now, error or "the daemon ended", cause):
             return
     if state is AttemptState.SUCCEEDED:
         # Whoever is quick, or was cut off meanwhile, says only how it ended.

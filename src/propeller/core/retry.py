@@ -39,10 +39,8 @@ class Disconnect:
 
 LOST = Retry(attempts=limits.RESCHEDULE_ATTEMPTS, delay_s=0.0, delay_s_max=0.0)
 """How lost attempts are replaced unless the task says otherwise: at once."""
-DAEMON = Retry(
-    attempts=limits.POLICY_ATTEMPTS_MAX, delay_s=limits.DAEMON_DELAY_S, delay_s_max=limits.DAEMON_DELAY_S_MAX
-)
-"""How a daemon that ended begins again unless the task says otherwise; its attempts are not counted."""
+DAEMON = Retry(attempts=1 << 62, delay_s=limits.DAEMON_DELAY_S, delay_s_max=limits.DAEMON_DELAY_S_MAX)
+"""How what runs until it is stopped begins again unless the task says otherwise: for ever."""
 
 
 def check_retry(name: str, retry: Retry | None) -> None:

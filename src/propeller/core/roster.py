@@ -18,8 +18,9 @@ class Roster:
 
     def __init__(self) -> None:
         self.proplets: dict[str, Proplet] = {}
-        self._held: dict[str, dict[str, None]] = {}
-        """Task ids by the proplet that has their live attempt."""
+        self._held: dict[str, dict[str, bool]] = {}
+        """Task ids by the proplet that has their live attempt, and whether each takes one of its slots."""
+        self._slots_taken: dict[str, int] = {}
         self._alive: OrderedDict[str, None] = OrderedDict()
         """Those that were alive when last looked at, the one to run out first in front."""
         self._free: OrderedDict[str, None] = OrderedDict()
@@ -56,16 +57,17 @@ class Roster:
         for index in (self._alive, self._free, self._stirred):
             index.pop(proplet_id, None)
 
-    def hold(self, proplet_id: str, task_id: str) -> None:
-        """Note that the proplet has the task's live attempt."""
-        self._held.setdefault(proplet_id, {})[task_id] = None
+    def hold(self, proplet_id: str, task_id: str, *, slot: bool = True) -> None:
+        """Note that the proplet has the task's live attempt, and whether that takes a slot."""
+        self._held.setdefault(proplet_id, {})[task_id] = slot
+        self._slots_taken[proplet_id] = self._slots_taken.get(proplet_id, 0) + slot
 
     def release(self, proplet_id: str, task_id: str) -> None:
         """Note that it no longer has it."""
         held = self._held[proplet_id]
-        del held[task_id]
+        self._slots_taken[proplet_id] -= held.pop(task_id)
         if not held:
-            del self._held[proplet_id]
+            del self._held[proplet_id], self._slots_taken[proplet_id]
         self._offer(proplet_id)
 
     def held(self, proplet_id: str) -> list[str]:
@@ -92,7 +94,7 @@ class Roster:
             proplet is not None
             and proplet.open
             and proplet.alive(mono_s)
-            and self.count(proplet_id) < proplet.slots
+            and self._slots_taken.get(proplet_id, 0) < proplet.slots
         )
 
     def next_with_room(self, mono_s: float) -> str | None:

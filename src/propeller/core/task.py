@@ -150,6 +150,8 @@ def _check_name(name: str) -> None:
 
 
 def _check_placement(task: Task) -> None:
+    if task.daemon and task.federated:
+        raise BadInput("a daemon is never part of a training round: a round ends")
     if task.latent and (task.daemon or task.broadcast or task.federated):
         raise BadInput("a latent task is neither a daemon, nor broadcast, nor part of a training round")
     if task.broadcast and task.proplet_id:

@@ -13,7 +13,7 @@ from propeller.errors import BadInput, TooLarge, Unsupported
 from propeller.wire import codec
 from propeller.wire.tasks import LimitsBody, RetryBody, TaskBody
 
-_NOT_OFFERED = ("daemon", "broadcast", "encrypted", "kbs_resource_path", "hal_storage_path")
+_NOT_OFFERED = ("broadcast", "encrypted", "kbs_resource_path", "hal_storage_path")
 """Fields of the original that this release refuses unless they have their zero value."""
 _KINDS = {"", "standard", "federated"}
 _MODES = {"", "infer", "train"}

@@ -15,7 +15,8 @@ import msgspec
 from propeller.core.task import TERMINAL
 from propeller.errors import PeerUnavailable
 from propeller.simulation.world.day import RETRY_S, Client
-from propeller.simulation.world.guests import ECHO_IMAGE, FLAKY, LOOP, TRAP
+from propeller.simulation.world.guests import ECHO_IMAGE, FLAKY, LOOP, SERVICE, TRAP
+from propeller.simulation.world.witness import require
 from propeller.simulation.world.world import MANAGER, World
 
 SPECIAL = "proplet-2"
@@ -192,6 +193,16 @@ async def _deleted(client: Client, task_id: str) -> None:
         await asyncio.sleep(RETRY_S)
 
 
+async def serves(client: Client, world: World, random: Random) -> None:
+    """A daemon that ends again and again begins again, until it is stopped some time after the storm."""
+    home = {"proplet_id": random.choice(world.proplet_ids)} if random.random() < 0.3 else {}  # noqa: PLR2004
+    await _created_and_started(client, "daemon", task("daemon", **module(SERVICE), daemon=True, **home))
+    await asyncio.sleep(max(0.0, world.weather.climate.storm_s + 30.0 - world.clock.now().mono_s))
+    ended = await client.state("daemon") in TERMINAL
+    require(not ended, "a daemon runs until it is stopped", "it ended by itself")
+    await client.demand("POST", "/tasks/daemon/stop")
+
+
 async def is_stopped(client: Client, world: World, random: Random) -> None:
     """A guest that would never end is stopped, wherever it is by then."""
     fields = {"proplet_id": random.choice(world.proplet_ids)} if random.random() < 0.5 else {}  # noqa: PLR2004
@@ -213,5 +224,6 @@ ERRANDS: tuple[Errand, ...] = (
     drains,
     is_reborn,
     is_stopped,
+    serves,
 )
 """All of them; a day has some."""

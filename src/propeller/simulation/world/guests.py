@@ -23,9 +23,11 @@ ECHO = MAGIC + b"echo"
 TRAP = MAGIC + b"trap"
 LOOP = MAGIC + b"loop"
 FLAKY = MAGIC + b"flaky"
+SERVICE = MAGIC + b"service"
 TRAINER_IMAGE = "registry:5000/trainer:latest"
 _FLAKY = 0.6
 """Chance that the flaky guest fails."""
+_SERVICE_S_MAX = 40.0
 ECHO_IMAGE = "registry:5000/echo:latest"
 
 
@@ -150,6 +152,14 @@ async def _flaky(job: GuestJob, random: Random) -> GuestDone | GuestFailed:
     return await _echo(job, random)
 
 
+async def _serve(_job: GuestJob, random: Random) -> GuestDone | GuestFailed:
+    """Works for a while, and ends one way or the other."""
+    await asyncio.sleep(random.uniform(0.0, _SERVICE_S_MAX))
+    if random.random() < _FLAKY:
+        return GuestFailed(kind="trap", message="it fails now and then")
+    return GuestDone(stdout="", stderr="")
+
+
 async def _loop(_job: GuestJob, _random: Random) -> GuestDone | GuestFailed:
     await asyncio.sleep(GUEST_WALL_S_MAX)
     return GuestFailed(kind="timeout", message="outlived every limit")
@@ -161,4 +171,5 @@ _PROGRAMS: Mapping[bytes, Callable[[GuestJob, Random], Awaitable[GuestDone | Gue
     TRAP: _trap,
     LOOP: _loop,
     FLAKY: _flaky,
+    SERVICE: _serve,
 }

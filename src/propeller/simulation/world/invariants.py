@@ -29,6 +29,7 @@ _ENDS: Mapping[str, frozenset[RunState]] = {
     "special": frozenset({_DONE, _FAILED}),
     "flow": frozenset({_DONE, _FAILED, _SKIPPED, _STOPPED}),
     "scheduled": frozenset({_DONE, _FAILED}),
+    "daemon": frozenset({_STOPPED}),
     "latent": frozenset({_STOPPED, _FAILED}),
 }
 """How each kind of task may end. Only what cannot fail must complete: a loss can end what may be lost."""
