@@ -254,6 +254,12 @@ MODEL_VERSION_MAX = (1 << 53) - 1
 """Largest number of a model version: the largest integer that every JSON reader keeps exact."""
 MODEL_RECORD_BYTES_MAX = 256 * 1024
 """What a model version says about its making: the strategy's JSON, as text."""
+MODEL_TEXT_BYTES_MAX = 8 * 1024 * 1024
+"""A larger model goes to a trainer as a file: as JSON in its environment it would be three times the size."""
+DOWNLOAD_MEMORY_BYTES = 1024 * 1024
+"""What of a download is held in memory; a longer one goes on in a file."""
+TRAINER_STATES_MAX = 64
+"""Client states that a proplet keeps, one for each experiment and trainer."""
 MODEL_CACHE_BYTES = 64 * 1024 * 1024
 """Rendered model versions that a registry keeps in memory: every participant of a round asks for the same."""
 DATASET_TEST_SHARE = 0.2

@@ -8,8 +8,9 @@ import pytest
 from coordinator_world import BASE, TOPICS, run
 from test_coordinator_large import FILE, lived, made, model, register
 
-from propeller.fl.formats import pack, parse_format
+from propeller.fl.formats import pack
 from propeller.fl.tensors import Tensors, from_json, to_safetensors
+from propeller.fl.update_format import parse_format
 
 SMALL, _ = from_json(BASE, "the base")
 

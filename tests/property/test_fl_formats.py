@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from propeller.errors import BadInput, CallerError
-from propeller.fl.formats import DELTAS, FORMATS, Format, pack, parse_format, unpack
+from propeller.fl.formats import pack, unpack
 from propeller.fl.tensor_files import layout_of, view
 from propeller.fl.tensors import Tensors
+from propeller.fl.update_format import DELTAS, FORMATS, Format, parse_format
 
 NAMES = st.text("abcXYZ019_.-/", min_size=1, max_size=12)
 FLOATS = st.sampled_from([np.float64, np.float32, np.float16])

@@ -309,7 +309,8 @@ class Agent:
                     self._out.append(e.Kill(event.key))
                 self._fill()
             case e.UpdateMade() if live:
-                self._move(live, AttemptState.RUNNING, update=event.update, usage=event.usage)
+                made = {"update": event.update, "form": event.form, "usage": event.usage}
+                self._move(live, AttemptState.RUNNING, **made)
                 self._out += [e.SaveHeld(live.held), e.Deliver(live.held)]
             case e.UpdateMade() | e.GuestEnded():
                 self._busy.discard(event.key)
@@ -343,7 +344,7 @@ class Agent:
 
     def _finish(self, entry: Entry, outcome: Outcome, now_s: float) -> None:
         payload = self._encode(entry.held.key, outcome)
-        self._move(entry, AttemptState.FINISHED, start=None, update=b"", finished=payload)
+        self._move(entry, AttemptState.FINISHED, start=None, update=b"", form="", finished=payload)
         self._out.append(e.SaveHeld(entry.held))
         self._tell(entry, now_s)
 

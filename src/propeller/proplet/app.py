@@ -24,11 +24,13 @@ from propeller.proplet.data import LocalData
 from propeller.proplet.gauges import ProcGauges
 from propeller.proplet.host import describe, end_with_parent, orphaned
 from propeller.proplet.offload import in_thread
+from propeller.proplet.packing import in_a_process
 from propeller.proplet.place import Identity, Log, Offer, PropletPorts
 from propeller.proplet.services import Services
 from propeller.proplet.settings import PropletSettings
 from propeller.proplet.shell import Proplet
 from propeller.proplet.spool import FileSpool
+from propeller.proplet.workspace import Workspace
 from propeller.runtime.pool import WorkerPool
 from propeller.storage.blob_cache import FileBlobCache
 from propeller.wire import codec
@@ -93,6 +95,8 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
         log=log,
         invoker=invoker,
         gauges=ProcGauges() if settings.metrics_s else None,
+        workspace=Workspace(settings.spool / "files"),
+        pack=in_a_process,
     )
     data = LocalData(settings.data) if settings.data else None
     services = Services(settings.urls, settings.allowed_origins)

@@ -68,6 +68,8 @@ class UpdateMade:
     key: AttemptKey
     update: bytes
     usage: Usage
+    form: str = ""
+    """The format of the file in the workspace that has the tensors; without one they are in `update`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,32 +8,40 @@ import base64
 import binascii
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound, PeerUnavailable, PropellerError
-from propeller.fl.model_ref import parse_model_ref
 from propeller.fl.split import Part
-from propeller.fl.versions import GLOBAL_MODEL
-from propeller.ports import Folder, GuestJob, GuestLimits, Http, Images, Response
+from propeller.fl.update_format import JSON, parse_format
+from propeller.ports import Folder, GuestJob, GuestLimits, HttpStreams, Images, Response
 from propeller.proplet.data import LocalData
 from propeller.proplet.failure import AttemptFailed, Kind
+from propeller.proplet.model import bring_state, fetch_model, model_url, write_inputs
 from propeller.proplet.offload import Offload
+from propeller.proplet.packing import Packer, at_once
 from propeller.proplet.services import (
     COORDINATOR,
     DATA_STORE,
-    MODEL_REGISTRY,
     Patience,
     Services,
     get,
     reason,
 )
+from propeller.proplet.workspace import Workspace
 from propeller.wire.messages import ModuleRef, Start, TaskLimits
 
 MODULES_RECENT_BYTES = 4 * 1024 * 1024
 """Inline modules kept in the agent's memory, so that a task that runs again asks the manager for nothing."""
+ABI = "FL_ABI"
+FILES = "files"
+"""A task that says so is given `/fl`, whatever the size of its model."""
+FORMAT = "FL_FORMAT"
+"""The round's update format, in the task's environment."""
 _OK = 200
 
 
@@ -66,7 +74,7 @@ class Supply:
     """Where jobs get what they need. `data` None: data sets come from a data store."""
 
     proplet_id: str
-    http: Http
+    http: HttpStreams
     images: Images
     services: Services
     data: LocalData | None
@@ -76,6 +84,9 @@ class Supply:
     """The device's directories that every guest may see."""
     recent: Recent = field(default_factory=Recent)
     """Inline modules that were fetched of late."""
+    workspace: Workspace | None = None
+    """Where attempts have files; without it, models come as text and updates go as JSON."""
+    pack: Packer = at_once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +120,16 @@ def limits_of(start: Start, own: GuestLimits) -> GuestLimits:
     )
 
 
-async def prepare(start: Start, supply: Supply, patience: Patience) -> tuple[GuestJob, Fetched]:
-    """The job that `start` asks for. Raises `AttemptFailed`."""
+async def prepare(
+    start: Start, supply: Supply, patience: Patience, folder: Callable[[], Path] | None = None
+) -> tuple[GuestJob, Fetched]:
+    """The job that `start` asks for; `folder` makes the one for its files. Raises `AttemptFailed`."""
     _check(start)
     env = env_of(start)
     env.setdefault("PROPLET_ID", supply.proplet_id)
     if isinstance(start.seed, int):
         env.setdefault("SEED", str(start.seed))
-    if is_federated(start):
-        _check_federated(env, supply)
-        env["MODEL_DATA"] = await _model(env, supply, patience)
-        env["DATASET_DATA"] = await _data_set(env, supply, patience)
+    files = await _round_inputs(env, supply, patience, folder) if is_federated(start) else None
     module = await fetch_module(start, supply, patience)
     job = GuestJob(
         module=module.content,
@@ -133,11 +143,33 @@ async def prepare(start: Start, supply: Supply, patience: Patience) -> tuple[Gue
             "model_data": env.get("MODEL_DATA", ""),
             "dataset_data": env.get("DATASET_DATA", ""),
         },
+        files=files,
         folders=supply.folders,
         limits=limits_of(start, supply.limits),
         endless=start.daemon,
     )
+    if files is not None and supply.workspace is not None:
+        await supply.offload(partial(bring_state, job, env, supply.workspace))
     return job, module
+
+
+async def _round_inputs(
+    env: dict[str, str], supply: Supply, patience: Patience, folder: Callable[[], Path] | None
+) -> Path | None:
+    """Put model and data into `env`, or into the folder that is answered."""
+    _check_federated(env, supply)
+    url = model_url(env["MODEL_URI"], env, supply.services)
+    model = await fetch_model(url, supply.http, patience, folder, as_file=env.get(ABI) == FILES)
+    data = await _data_set(env, supply, patience)
+    if isinstance(model, str):
+        env |= {"MODEL_DATA": model, "DATASET_DATA": data}
+        if parse_format(env.get(FORMAT, "")).name != JSON:
+            # Text carries no types: what is packed must start from the model as the coordinator has it.
+            await fetch_model(url, supply.http, patience, folder, as_file=True)
+        return None
+    files = model.parent
+    await supply.offload(lambda: write_inputs(files, env.get("HYPERPARAMS", ""), data))
+    return files
 
 
 def _check(start: Start) -> None:
@@ -163,6 +195,12 @@ def _check_federated(env: Mapping[str, str], supply: Supply) -> None:
             f"the task's env says PROPLET_ID {env['PROPLET_ID']!r}, but it runs on {supply.proplet_id}: "
             "leave PROPLET_ID out",
         )
+    try:
+        form = parse_format(env.get(FORMAT, ""))
+    except BadInput as error:
+        raise AttemptFailed("configuration", error.message) from error
+    if supply.workspace is None and (form.name != JSON or env.get(ABI) == FILES):
+        raise AttemptFailed("configuration", "this proplet has no directory for the files of attempts")
     supply.services.find(env, COORDINATOR)
 
 
@@ -227,20 +265,7 @@ async def _sha256(content: bytes, supply: Supply) -> str:
     return (await supply.offload(lambda: hashlib.sha256(content).digest())).hex()
 
 
-# --- model and data --------------------------------------------------------------------------------------
-
-
-async def _model(env: Mapping[str, str], supply: Supply, patience: Patience) -> str:
-    """The base model's JSON, as the registry serves it."""
-    try:
-        ref = parse_model_ref(env["MODEL_URI"], "MODEL_URI")
-    except BadInput as error:
-        raise AttemptFailed("model", error.message) from error
-    registry = supply.services.find(env, MODEL_REGISTRY)
-    path = (
-        f"/models/{ref.version}" if ref.name == GLOBAL_MODEL else f"/models/{ref.name}/versions/{ref.version}"
-    )
-    return await _text(registry + path, "model", f"model {env['MODEL_URI']}", supply, patience)
+# --- data ------------------------------------------------------------------------------------------------
 
 
 async def _data_set(env: Mapping[str, str], supply: Supply, patience: Patience) -> str:

@@ -5,10 +5,12 @@ from random import Random
 from typing import Protocol
 
 from propeller import limits
-from propeller.ports import Bus, Clock, Folder, Http, Images, Runtime
+from propeller.ports import Bus, Clock, Folder, HttpStreams, Images, Runtime
 from propeller.proplet.gauges import Gauges
 from propeller.proplet.offload import Offload
+from propeller.proplet.packing import Packer, at_once
 from propeller.proplet.spool import Spool
+from propeller.proplet.workspace import Workspace
 from propeller.wire.messages import PropletMetadata
 from propeller.wire.topics import Topics
 
@@ -59,11 +61,11 @@ class PropletPorts:
     """The world of a proplet.
 
     Without `invoker` the calls of latent tasks run on `runtime`, in turn with the rest; without `gauges`
-    nothing is measured.
+    nothing is measured; without `workspace` guests have no files.
     """
 
     bus: Bus
-    http: Http
+    http: HttpStreams
     images: Images
     runtime: Runtime
     spool: Spool
@@ -73,3 +75,5 @@ class PropletPorts:
     log: Log
     invoker: Runtime | None = None
     gauges: Gauges | None = None
+    workspace: Workspace | None = None
+    pack: Packer = at_once

@@ -35,7 +35,8 @@ class Held(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `order` grows with every start taken, so that queued attempts keep their turn over a restart. `update` is
     the JSON that the guest of a federated task made, kept so that a crash re-sends rather than retrains;
-    `usage` belongs to it. `finished` is the encoded `AttemptFinished`, the same bytes at every sending.
+    with a format in `form`, its tensors are in a file of the workspace. `usage` belongs to it. `finished` is
+    the encoded `AttemptFinished`, the same bytes at every sending.
     """
 
     key: AttemptKey
@@ -43,6 +44,7 @@ class Held(Struct, frozen=True, kw_only=True, omit_defaults=True):
     order: int
     start: Start | None = None
     update: bytes = b""
+    form: str = ""
     usage: Usage = Usage()
     finished: bytes = b""
 
@@ -55,6 +57,7 @@ class _Stored(Struct, frozen=True, kw_only=True, omit_defaults=True):
     order: int
     start: bytes = b""
     update: bytes = b""
+    form: str = ""
     usage: Usage = Usage()
     finished: bytes = b""
 
@@ -88,6 +91,11 @@ class Outcome:
 def show(key: AttemptKey) -> str:
     """The attempt's name in messages for people."""
     return f"{key.task_id} run {key.run} attempt {key.attempt}"
+
+
+def show_file(key: AttemptKey) -> str:
+    """The attempt's name as that of a file."""
+    return f"{key.task_id}.{key.run}.{key.attempt}"
 
 
 def finished(key: AttemptKey, outcome: Outcome, proplet_id: str) -> bytes:

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 
 from propeller.core.ids import new_id
 from propeller.errors import EnvironmentError_, PropellerError
@@ -102,6 +103,8 @@ class Proplet:
         spool = self._ports.spool
         spooled = await spool.load()
         try:
+            if self._ports.workspace is not None:
+                await self._ports.offload(partial(self._ports.workspace.sweep, [h.key for h in spooled.held]))
             for name in spooled.broken:
                 self._ports.log.error("spool record is broken and was moved aside", file=name)
             self._agent = Agent(
@@ -223,8 +226,7 @@ class Proplet:
         """Do what follows from one event; unless all is saved, its saves have their turn one by one."""
         for command in commands:
             if isinstance(command, e.SaveHeld):
-                failed = None if saved else await self._save(command.held)
-                if failed is not None:
+                if not saved and (failed := await self._save(command.held)) is not None:
                     await self._handle([failed], group)
                     if command.required:
                         return
@@ -309,6 +311,8 @@ class Proplet:
 
     async def _bury(self, keys: Sequence[AttemptKey]) -> None:
         try:
+            if self._ports.workspace is not None:
+                await self._ports.offload(partial(self._ports.workspace.forget, keys))
             await self._ports.spool.bury(*keys)
         except EnvironmentError_ as error:
             self.counters.spool_errors += 1
@@ -336,8 +340,7 @@ class Proplet:
 
     def _kill(self, key: AttemptKey) -> None:
         """End the attempt's work; if it is over already, its event is in the inbox."""
-        task = self._tasks.get(key)
-        if task is not None:
+        if (task := self._tasks.get(key)) is not None:
             task.cancel()
         self._functions.withdraw(key)
 
@@ -366,6 +369,8 @@ class Proplet:
             limits=guest_limits,
             offload=ports.offload,
             folders=offer.folders,
+            workspace=ports.workspace,
+            pack=ports.pack,
         )
         courier = Courier(
             proplet_id=me.id,
@@ -374,6 +379,7 @@ class Proplet:
             topics=me.topics,
             services=services,
             verdicts=self._verdicts,
+            workspace=ports.workspace,
         )
         return Bench(
             supply=supply,

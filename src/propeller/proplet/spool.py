@@ -21,7 +21,7 @@ import msgspec
 from propeller.errors import Conflict, StorageBroken, StorageFull
 from propeller.proplet.agent import TOMBSTONES_MAX
 from propeller.proplet.offload import Offload
-from propeller.proplet.records import Held, packed, unpacked
+from propeller.proplet.records import Held, packed, show_file, unpacked
 from propeller.wire.messages import AttemptKey
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -137,7 +137,7 @@ class FileSpool:
 
     async def bury(self, *keys: AttemptKey) -> None:
         """Remember the keys, and drop their records."""
-        rows = [{"name": _name(key), "key": msgspec.json.encode(key)} for key in keys]
+        rows = [{"name": show_file(key), "key": msgspec.json.encode(key)} for key in keys]
         await self._offload(lambda: self._write(_BURY, rows, synced=False))
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class FileSpool:
         held: list[Held] = []
         for name, seal, body in self._connection.execute("SELECT name, seal, body FROM held").fetchall():
             record = _parse(seal, body)
-            if record is not None and _name(record.key) == name:
+            if record is not None and show_file(record.key) == name:
                 held.append(record)
             else:
                 broken.append(str(self._set_aside(name, bytes(body))))
@@ -254,14 +254,10 @@ _SCHEMA = (
 )
 
 
-def _name(key: AttemptKey) -> str:
-    return f"{key.task_id}.{key.run}.{key.attempt}"
-
-
 def _sealed(held: Held) -> dict[str, object]:
     """The row of a record: its name, its SHA-256 and itself."""
     body = packed(held)
-    return {"name": _name(held.key), "seal": hashlib.sha256(body).digest(), "body": body}
+    return {"name": show_file(held.key), "seal": hashlib.sha256(body).digest(), "body": body}
 
 
 def _parse(seal: bytes, body: bytes) -> Held | None:

@@ -7,19 +7,23 @@ is how an attempt is killed, goes through.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from propeller import limits
 from propeller.errors import Bug, CallerError, PropellerError
-from propeller.ports import Clock, GuestFailed, GuestJob, Runtime
+from propeller.fl.update_format import JSON, WHOLE, parse_format
+from propeller.ports import Clock, GuestDone, GuestFailed, GuestJob, Runtime
 from propeller.proplet.events import GuestEnded, GuestStarted, Serving, UpdateMade
 from propeller.proplet.failure import AttemptFailed, of_failure, of_guest, usage_of
 from propeller.proplet.functions import Functions
-from propeller.proplet.job import Fetched, Supply, is_federated, limits_of, prepare
+from propeller.proplet.job import FORMAT, Fetched, Supply, env_of, is_federated, limits_of, prepare
+from propeller.proplet.model import MODEL, keep_state, plain
 from propeller.proplet.offload import Offload
+from propeller.proplet.packing import PackOrder
 from propeller.proplet.records import Held, show
 from propeller.proplet.services import Patience
-from propeller.proplet.update import DELIVERY_LEAST_S, Courier, deliver, make_update
+from propeller.proplet.update import DELIVERY_LEAST_S, TENSORS, Courier, deliver, make_update, pack_order
 from propeller.wire.messages import AttemptKey, Start
 
 
@@ -73,22 +77,64 @@ async def _run(
 ) -> UpdateMade | Serving | GuestEnded:
     # The guest's own time counts from its start.
     patience = _patience(bench, min(limits.FETCH_S, limits_of(start, bench.supply.limits).wall_s))
-    job, module = await prepare(start, bench.supply, patience)
-    bench.fetched(module)
-    if start.latent:
-        return await _offer(held, job, bench, started)
-    started(GuestStarted(held.key))
-    with bench.observe(held.key, start, job) as observed:
-        ended = await bench.runtime.run(observed)
+    files = bench.supply.workspace
+    folder = None if files is None else partial(files.open, held.key)
+    try:
+        job, module = await prepare(start, bench.supply, patience, folder)
+        bench.fetched(module)
+        if start.latent:
+            return await _offer(held, job, bench, started)
+        started(GuestStarted(held.key))
+        with bench.observe(held.key, start, job) as observed:
+            ended = await bench.runtime.run(observed)
+        return await _ended(held, start, job, ended, bench)
+    finally:
+        if files is not None and is_federated(start):
+            await bench.offload(lambda: files.close(held.key))
+
+
+async def _ended(
+    held: Held, start: Start, job: GuestJob, ended: GuestDone | GuestFailed, bench: Bench
+) -> UpdateMade | GuestEnded:
+    """What becomes of what the guest left."""
     try:
         if isinstance(ended, GuestFailed) or not is_federated(start):
             return GuestEnded(held.key, of_guest(ended))
         update = await bench.offload(
-            lambda: make_update(ended, start, bench.supply.proplet_id, module.digest)
+            lambda: make_update(ended, start, bench.supply.proplet_id, job.digest, job.files)
         )
-        return UpdateMade(held.key, update, usage_of(ended))
+        env = env_of(start)
+        form = parse_format(env.get(FORMAT, ""))
+        by_file = job.files is not None and plain(job.files / TENSORS)
+        if (form.name == JSON and not by_file) or env.get("FL_MODE") == "evaluate":
+            return UpdateMade(held.key, update, usage_of(ended))
+        name = WHOLE if form.name == JSON else env[FORMAT]
+        said = await _packed(held, update, name, job, bench)
+        if bench.supply.workspace is not None and job.files is not None:
+            await bench.offload(partial(keep_state, job, env, bench.supply.workspace))
+        return UpdateMade(held.key, said, usage_of(ended), name)
     except AttemptFailed as error:
         return GuestEnded(held.key, of_failure(error, stderr=ended.stderr, usage=usage_of(ended)))
+
+
+async def _packed(held: Held, update: bytes, form: str, job: GuestJob, bench: Bench) -> bytes:
+    """What is said of the update; its tensors are in the workspace's file then."""
+    files, pack = bench.supply.workspace, bench.supply.pack
+    if files is None:
+        raise Bug("an update to be packed, and no workspace")
+
+    def order() -> tuple[bytes, PackOrder]:
+        folder = files.folder(held.key)
+        base = folder / MODEL
+        if not base.exists():
+            # The registry knows JSON only.
+            base = files.open(held.key) / "model.json"
+            base.write_text(job.env["MODEL_DATA"])
+        return pack_order(update, form, base, folder, files.packed(held.key))
+
+    said, work = await bench.offload(order)
+    await pack(work)
+    return said
 
 
 async def _offer(

@@ -13,7 +13,6 @@ from propeller.errors import BadInput, Conflict, NotFound, Unsupported
 from propeller.federation.coordinator.engine import Engine
 from propeller.federation.coordinator.intake import Decide
 from propeller.federation.coordinator.peers import Peers
-from propeller.fl.formats import parse_format
 from propeller.fl.model_ref import ModelRef, parse_model_ref
 from propeller.fl.plan import Evaluation, ExperimentSpec, Stopping, plan
 from propeller.fl.round import RoundSpec
@@ -22,6 +21,7 @@ from propeller.fl.selection import Selection
 from propeller.fl.store import CoordinatorStore, ExperimentRecord
 from propeller.fl.strategies.base import too_few
 from propeller.fl.strategies.registry import DEFAULT, strategy, told
+from propeller.fl.update_format import parse_format
 from propeller.wire import codec
 from propeller.wire.experiments import DrawnBody, EvaluationBody, ExperimentBody, JoinBody, LostBody
 

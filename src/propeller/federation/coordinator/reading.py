@@ -9,11 +9,11 @@ from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, CallerError, Denied
 from propeller.fl import update as updates
-from propeller.fl.formats import JSON, Format, parse_format
 from propeller.fl.strategies.registry import strategy
 from propeller.fl.tensor_files import view
 from propeller.fl.tensors import Tensors, check_like, to_safetensors
 from propeller.fl.update import Draft, Terms, Update
+from propeller.fl.update_format import JSON, Format, parse_format
 from propeller.wire import cbor, codec
 from propeller.wire.experiments import UpdateBody
 

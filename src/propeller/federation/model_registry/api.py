@@ -92,7 +92,7 @@ def _listings(store: ModelStore) -> list[HTTPRouteHandler]:
 def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[HTTPRouteHandler]:
     async def show(request: AnyRequest, name: str, version: str) -> Response[bytes] | Stream:
         found = await _find(store, name, version)
-        if SAFETENSORS in request.headers.get("accept", ""):
+        if _as_file(request.headers.get("accept", ""), found):
             return await _file(request, found, await store.mapped(found.name, found.version))
         if _unchanged(request, _tag(found)):
             return Response(b"", status_code=304, headers=_headers(found))
@@ -144,6 +144,15 @@ async def _find(store: ModelStore, name: str, version: str) -> ModelVersion:
     if found is None:
         raise NotFound(f"model {name!r} has no version {int(version)}", code="unknown_version")
     return found
+
+
+def _as_file(accept: str, found: ModelVersion) -> bool:
+    """Whether a file is wanted: named first, or named at all where JSON would be large."""
+    wanted = accept.find(SAFETENSORS)
+    if wanted < 0:
+        return False
+    text = accept.find("application/json")
+    return text < 0 or wanted < text or found.content_bytes > limits.MODEL_TEXT_BYTES_MAX
 
 
 async def _file(request: AnyRequest, found: ModelVersion, content: memoryview) -> Response[bytes] | Stream:
