@@ -29,10 +29,11 @@ uint64_t device_now_ns(void);
 bool device_random(uint8_t *into, size_t length);
 void device_describe(device_t *device);
 
-/* --- heap.c: one heap for everything that comes from the network ------------------------------------------------ */
+/* --- heap.c: one heap for everything that comes from the network, and the pool of the one guest ----------------- */
 void *heap_alloc(size_t size);
 void heap_free(void *block);
 void heap_usage(size_t *total, size_t *free, size_t *most);
+void *guest_pool(void); /* CONFIG_PROPELLER_GUEST_POOL_BYTES, aligned to 16 */
 
 /* --- network.c -------------------------------------------------------------------------------------------------- */
 /* Bring up the interface, by DHCP unless an address is set; wait for it. False if there is none in time. */

@@ -1,20 +1,50 @@
-/* One heap for everything that comes from the network: messages, modules, models, data sets, results.
+/* The device's large memory: one heap for everything that comes from the network (messages, modules, models, data
+ * sets, results), and the pool that a guest lives in.
  *
- * Its memory is not cleared at the start, so that an emulated device takes from its host only what it uses. */
+ * Neither is cleared at the start, and with an MMU neither is a part of the image: a loader that copies the image,
+ * as QEMU's does, would make an emulated device take all of it from its host, twice. */
 #include "device.h"
 
 #include <zephyr/init.h>
+#include <zephyr/sys/mem_manage.h>
 #include <zephyr/sys/sys_heap.h>
 
 static struct k_heap heap;
-static uint8_t memory[CONFIG_PROPELLER_HEAP_BYTES] __noinit __aligned(8);
+static void *pool;
+
+#ifdef CONFIG_MMU
+static void *take_heap(void)
+{
+    return k_mem_map(ROUND_UP(CONFIG_PROPELLER_HEAP_BYTES, CONFIG_MMU_PAGE_SIZE), K_MEM_PERM_RW | K_MEM_MAP_UNINIT);
+}
+static void *take_pool(void)
+{
+    return k_mem_map(ROUND_UP(CONFIG_PROPELLER_GUEST_POOL_BYTES, CONFIG_MMU_PAGE_SIZE),
+                     K_MEM_PERM_RW | K_MEM_MAP_UNINIT);
+}
+#else
+static uint8_t heap_memory[CONFIG_PROPELLER_HEAP_BYTES] __noinit __aligned(8);
+static uint8_t pool_memory[CONFIG_PROPELLER_GUEST_POOL_BYTES] __noinit __aligned(16);
+static void *take_heap(void) { return heap_memory; }
+static void *take_pool(void) { return pool_memory; }
+#endif
 
 static int set_up(void)
 {
-    k_heap_init(&heap, memory, sizeof(memory));
+    void *memory = take_heap();
+
+    pool = take_pool();
+    if (memory == NULL || pool == NULL) {
+        printk("this board has not the %d + %d bytes that the firmware is built for\n", CONFIG_PROPELLER_HEAP_BYTES,
+               CONFIG_PROPELLER_GUEST_POOL_BYTES);
+        k_panic();
+    }
+    k_heap_init(&heap, memory, CONFIG_PROPELLER_HEAP_BYTES);
     return 0;
 }
 SYS_INIT(set_up, POST_KERNEL, 0);
+
+void *guest_pool(void) { return pool; }
 
 void *heap_alloc(size_t size) { return k_heap_alloc(&heap, size == 0 ? 1 : size, K_NO_WAIT); }
 void heap_free(void *block)
@@ -31,7 +61,7 @@ void heap_usage(size_t *total, size_t *free, size_t *most)
 
     sys_heap_runtime_stats_get(&heap.heap, &stats);
     k_spin_unlock(&heap.lock, key);
-    *total = sizeof(memory);
+    *total = CONFIG_PROPELLER_HEAP_BYTES;
     *free = stats.free_bytes;
     *most = stats.max_allocated_bytes;
 }

@@ -13,7 +13,6 @@ enum { LOOK_MS = 20, STOP_AGAIN_MS = 50 };
 
 K_THREAD_STACK_DEFINE(guest_stack, CONFIG_PROPELLER_GUEST_THREAD_STACK_BYTES);
 static struct k_thread guest_thread;
-static uint8_t pool[CONFIG_PROPELLER_GUEST_POOL_BYTES] __noinit __aligned(16);
 
 typedef struct {
     job_t *job;
@@ -72,9 +71,9 @@ static void set_up(run_t *run, job_t *job, char *name, size_t name_size)
         .module_length = job->module_length,
         .name = name,
         .inputs = job->start.inputs,
-        .pool = pool,
-        .pool_length = sizeof pool,
-        .memory_most = (size_t)least(job->start.memory_bytes, sizeof pool),
+        .pool = guest_pool(),
+        .pool_length = CONFIG_PROPELLER_GUEST_POOL_BYTES,
+        .memory_most = (size_t)least(job->start.memory_bytes, CONFIG_PROPELLER_GUEST_POOL_BYTES),
         .stack = CONFIG_PROPELLER_GUEST_STACK_BYTES,
     };
     k_sem_init(&run->done, 0, 1);
@@ -132,6 +131,6 @@ void job_supervise(job_t *job)
     job->usage.wall_ms = run.begun_ms > 0 ? (uint64_t)(now_ms() - run.begun_ms) : 0;
     job->deadline_ms = run.begun_ms + (int64_t)least(job->start.wall_ms, 1000ull * CONFIG_PROPELLER_GUEST_WALL_S);
     judge(&run, passed);
-    LOG_INF("guest of %s: pool %zu of %zu bytes, memory %zu", job->key.task, run.ended.pool_bytes, sizeof pool,
+    LOG_INF("guest of %s: pool %zu of %d bytes, memory %zu", job->key.task, run.ended.pool_bytes, CONFIG_PROPELLER_GUEST_POOL_BYTES,
             run.ended.memory_bytes);
 }

@@ -7,6 +7,7 @@ import typer
 from propeller.cli import (
     datasets,
     demo,
+    emulate,
     fl,
     images,
     models,
@@ -72,6 +73,7 @@ def program(
 
 roles.add_to(app)
 demo.add_to(app)
+emulate.add_to(app)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(proplets.app, name="proplets")
 app.add_typer(fl.app, name="fl")

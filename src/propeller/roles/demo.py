@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 
-from propeller.client import AsyncClient, Endpoints
+from propeller.client import AsyncClient
 from propeller.errors import NotFound, PeerRefused
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.plan import generated_id
@@ -26,7 +26,7 @@ from propeller.ports import GuestDone, GuestJob
 from propeller.roles import demo_data, demo_show, images
 from propeller.roles.demo_data import Cohort
 from propeller.roles.demo_show import Outcome, Progress, RoundSeen
-from propeller.roles.demo_system import own_system
+from propeller.roles.demo_system import endpoints, own_system
 from propeller.roles.layout import DataDir, Running
 from propeller.roles.process import run
 from propeller.roles.web import http_client
@@ -90,7 +90,7 @@ async def demo(wishes: Wishes) -> Outcome:
         loading = asyncio.create_task(asyncio.to_thread(demo_data.load, wishes.proplets, wishes.seed))
         stack.callback(loading.cancel)
         running = await stack.enter_async_context(own_system(data, wishes.proplets, wishes.seed))
-        client = await stack.enter_async_context(AsyncClient(_endpoints(running)))
+        client = await stack.enter_async_context(AsyncClient(endpoints(running)))
         cohort = await loading
         seen = await _federate(console, client, running, cohort, wishes)
         centralised = await _central(cohort, wishes, data)
@@ -134,16 +134,6 @@ def _directory(stack: AsyncExitStack, wishes: Wishes) -> Path:
     if wishes.keep:
         return Path(tempfile.mkdtemp(prefix="propeller-demo-"))
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="propeller-demo-")))
-
-
-def _endpoints(running: Running) -> Endpoints:
-    return Endpoints(
-        manager=running.urls["manager"],
-        coordinator=running.urls["coordinator"],
-        aggregator=running.urls["aggregator"],
-        model_registry=running.urls["model-registry"],
-        data_store=running.urls["data-store"],
-    )
 
 
 async def _prepare(client: AsyncClient, running: Running, cohort: Cohort, wishes: Wishes) -> ExperimentBody:

@@ -1,0 +1,42 @@
+"""What devices count themselves, asked over their consoles. It must not know any service."""
+
+import asyncio
+import contextlib
+from typing import Self
+
+import msgspec
+
+from propeller.emulation.fleet import Device, Fleet
+from propeller.errors import PropellerError
+
+ANSWER_S = 10.0
+
+
+class Counters(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's `status`, as far as it is counted here: bytes, and TCP segments."""
+
+    sent: int = 0
+    received: int = 0
+    tcp_dropped: int = 0
+    tcp_resent: int = 0
+    connects: int = 0
+
+    def __add__(self, other: Self) -> "Counters":
+        return Counters(
+            **{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__}
+        )
+
+
+async def counters(fleet: Fleet) -> list[Counters]:
+    """The counters of every device that answers."""
+    found = await asyncio.gather(
+        *(_of(device) for device in fleet.devices.values() if device.machine.running)
+    )
+    return [one for one in found if one is not None]
+
+
+async def _of(device: Device) -> Counters | None:
+    with contextlib.suppress(PropellerError, msgspec.MsgspecError):
+        said = await device.machine.console.command("status", good=r"^\{.*\}\r?$", timeout_s=ANSWER_S)
+        return msgspec.json.decode(said[0].strip(), type=Counters)
+    return None
