@@ -27,6 +27,8 @@ LIST_OFFSET_MAX = (1 << 53) - 1
 LIST_PAGE_DEFAULT = 100
 LIST_PAGE_MAX = 100
 """Rows of one page of `GET /tasks` and the other lists."""
+LIST_RESULT_BYTES_MAX = 16 * 1024
+"""Results that a list shows; longer ones are a request of their own, or a page could be 50 MB."""
 JSON_DEPTH_MAX = 64
 """Levels of any JSON or CBOR that is accepted: far above every real message, far below the parser's stack."""
 

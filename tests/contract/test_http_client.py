@@ -244,3 +244,36 @@ async def test_late_messages_take_their_time():
     with pytest.raises(PeerUnavailable, match="no answer within"):
         await http.request("GET", "http://peer/echo?x=late", timeout_s=0.1)
     await http.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "what it answered is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", "its answer broke off"),
+        (b"", "it hung up before it had answered"),
+        (None, "connection refused"),
+    ],
+)
+async def test_what_came_in_between_is_said_in_plain_words(answer, says):
+    """No library's own words for a peer that is not there, hangs up, breaks off, or speaks something else."""
+
+    async def speak(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer or b"")
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    if answer is None:
+        server.close()
+        await server.wait_closed()
+    http = AiohttpHttp()
+    try:
+        with pytest.raises(PeerUnavailable) as caught:
+            await http.request("GET", f"http://127.0.0.1:{port}/x")
+        assert caught.value.message == f"GET http://127.0.0.1:{port}/x: {says}"
+    finally:
+        await http.close()
+        server.close()

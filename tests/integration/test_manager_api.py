@@ -100,6 +100,60 @@ def test_an_id_of_the_clients_choice_is_honoured_once():
     in_world(story)
 
 
+def test_a_list_leaves_long_results_out_and_says_how_long_they_are():
+    """A page of a hundred tasks stays small; each task's own routes have its results whole."""
+
+    async def story(api: Api):
+        for name, length in (("short", 10), ("long", 20_000)):
+            body = {"name": name, "id": name, "file": B64_ECHO, "inputs": ["x" * length]}
+            await api.ask("POST", "/tasks", body)
+            await api.ask("POST", f"/tasks/{name}/start")
+        whole = (await api.ended("long"))["results"]
+        await api.ended("short")
+        _, page = await api.ask("GET", "/tasks")
+        found = {task["id"]: task for task in page["tasks"]}
+        assert found["short"]["results"].endswith("x" * 10)
+        assert "results" not in found["long"]
+        assert found["long"]["results_bytes"] == len(json.dumps(whole))
+        assert (await api.ask("GET", "/tasks/long/results"))[1] == {"results": whole}
+
+    in_world(story)
+
+
+def test_scheduled_tasks_are_listed_by_what_comes_next():
+    """Soonest first, and only those that the clock will start."""
+
+    async def story(api: Api):
+        for name, cron in (("never", ""), ("yearly", "0 0 1 1 *"), ("hourly", "0 * * * *")):
+            await api.ask("POST", "/tasks", {"name": "x", "id": name, "file": B64_ECHO, "schedule": cron})
+        _, page = await api.ask("GET", "/tasks?scheduled=true")
+        assert (page["total"], [task["id"] for task in page["tasks"]]) == (2, ["hourly", "yearly"])
+        _, page = await api.ask("GET", "/tasks?scheduled=true&offset=1&limit=1")
+        assert (page["total"], [task["id"] for task in page["tasks"]]) == (2, ["yearly"])
+        assert (await api.ask("GET", "/tasks?scheduled=true&metadata=%7B%7D"))[0] == 400
+
+    in_world(story)
+
+
+def test_a_module_is_uploaded_as_it_is():
+    """The bytes themselves are taken beside the form of the original; other types are refused by name."""
+
+    async def story(api: Api):
+        await api.ask("POST", "/tasks", {"name": "x", "id": "raw"})
+
+        async def put(content: bytes, kind: str):
+            return await api.ask("PUT", "/tasks/raw/upload", raw=content, headers={"content-type": kind})
+
+        wrong = await put(MAGIC, "text/plain")
+        assert (wrong[0], "application/wasm" in wrong[1]["error"]) == (400, True)
+        assert (await put(b"no module", "application/wasm"))[0] == 400
+        assert (await put(ECHO, "application/wasm"))[0] == 200
+        await api.ask("POST", "/tasks/raw/start")
+        assert (await api.ended("raw"))["state"] == 3
+
+    in_world(story)
+
+
 def test_inline_modules_are_shown_redacted_and_run():
     """Ten characters at either end are shown; the module itself travels by hash and runs."""
 

@@ -15,7 +15,7 @@ def test_a_workflow_runs_in_the_order_of_its_graph():
         status, made = await api.ask(
             "POST", "/workflows", {"tasks": [*tasks, echo("d", depends_on=["b", "c"])]}
         )
-        assert status == 201
+        assert (status, made["state"]) == (201, 0)
         assert [task["id"] for task in made["tasks"]] == ["a", "b", "c", "d"]
         assert len({task["workflow_id"] for task in made["tasks"]}) == 1
         assert made["tasks"][3]["depends_on"] == ["b", "c"]
@@ -26,6 +26,10 @@ def test_a_workflow_runs_in_the_order_of_its_graph():
         assert {task["state"] for task in ended.values()} == {3}
         assert ended["a"]["finish_time"] <= min(ended["b"]["start_time"], ended["c"]["start_time"])
         assert max(ended["b"]["finish_time"], ended["c"]["finish_time"]) <= ended["d"]["start_time"]
+        seen = await api.good("GET", f"/workflows/{made['workflow_id']}")
+        assert (seen["state"], [task["id"] for task in seen["tasks"]]) == (3, ["a", "b", "c", "d"])
+        assert (await api.ask("GET", "/workflows/none"))[0] == 404
+        assert (await api.ask("GET", f"/jobs/{made['workflow_id']}"))[0] == 404
 
     in_world(story)
 

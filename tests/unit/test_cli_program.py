@@ -34,6 +34,7 @@ def test_a_role_that_is_not_there_is_one_line_and_exit_1(capsys):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert NOWHERE in err
+    assert "connection refused" in err
     assert "--manager-url" in err
 
 
@@ -50,6 +51,16 @@ def test_wrong_usage_exits_2(capsys, arguments):
     [
         (["tasks", "create", "n", "--file", "/nowhere/x.wasm"], "cannot read /nowhere/x.wasm"),
         (["tasks", "create", "n", "--env", "novalue"], "NAME=VALUE"),
+        (["tasks", "create", "n", "--constraint", "zone"], "ATTRIBUTE OPERATOR VALUE"),
+        (["tasks", "create", "n", "--restart", "often"], "--restart 'often': 'often' is no number"),
+        (["tasks", "create", "n", "--disconnect", "attempts=2"], "unknown field 'attempts'"),
+        (["tasks", "create", "-f", "/nowhere/task.toml"], "cannot read /nowhere/task.toml"),
+        (["tasks", "create", "n", "--inputs", "[1"], "is not a JSON array"),
+        (["jobs", "create", "--name", "j"], "at least one task is required"),
+        (["jobs", "create", "--tasks", "[]"], "at least one task is required"),
+        (["jobs", "create", "--tasks", "[]", "--tasks-file", "x"], "not both"),
+        (["workflows", "create", "--tasks", "[1]"], "task 1: a task is an object"),
+        (["proplets", "label", "p"], "NAME=VALUE"),
         (["fl", "configure", "--experiment-id", "e", "--participants", "a", "--task-wasm-image", "i",
           "--hyperparams", "{"], "--hyperparams is not JSON"),
         (["image", "inspect", "https://example.org/x.wasm"], "is a URL"),

@@ -48,6 +48,13 @@ class Script:
         status, content = self._answers.pop(0)
         return Response(status, {}, content if isinstance(content, bytes) else json.dumps(content).encode())
 
+    async def stream(self, method, url, *, sink, headers=None, body=b"", timeout_s=0.0, limit_bytes=0):
+        """The next answer, its content a byte at a time."""
+        answer = await self.request(method, url, headers=headers, body=body)
+        for byte in answer.body:
+            await sink(bytes([byte]))
+        return Response(answer.status, {}, b"" if answer.status < 300 else answer.body)
+
 
 def _client(*answers: tuple[int, object]) -> tuple[AsyncClient, Script]:
     script = Script(*answers)
@@ -105,7 +112,7 @@ async def test_an_answer_of_another_shape_is_named():
 async def test_a_role_that_is_not_there_is_named_with_its_flag():
     """The message says which address was tried and which option changes it."""
     client = AsyncClient(http=MemoryHttp())
-    with pytest.raises(PeerUnavailable, match=r"manager at http://localhost:7070 .*--manager-url"):
+    with pytest.raises(PeerUnavailable, match=r"manager at http://localhost:7070 .*\(.*\).*--manager-url"):
         await client.health()
     with pytest.raises(
         PeerUnavailable, match=r"model registry at http://localhost:8084 .*--model-registry-url"
@@ -148,6 +155,43 @@ async def test_following_a_round_yields_each_change_once():
     client, script = _client(*((200, {"status": status}) for status in (open_, open_, done)))
     assert [one.state async for one in client.fl.follow("r", timeout_s=5)] == ["collecting", "completed"]
     assert len(script.asked) == 3
+
+
+async def test_logs_come_in_whole_characters():
+    """However a text is cut on its way, nobody sees half a character; an error is raised as any other."""
+    client, script = _client((200, "grüß Gott\n".encode()), (404, {"error": "no such task"}))
+    assert "".join([piece async for piece in client.tasks.logs("t", follow=True, run=2)]) == "grüß Gott\n"
+    assert script.asked[0][1] == "http://m:1/tasks/t/logs?follow=true&run=2"
+    with pytest.raises(NotFound, match="no such task"):
+        _ = [piece async for piece in client.tasks.logs("t")]
+
+
+async def test_a_call_without_inputs_has_no_body():
+    """As the original's client calls; with some, only what was given travels."""
+    client, script = _client((200, {"invoked": True, "results": "42"}), (200, {"results": "1"}))
+    assert await client.tasks.invoke("f") == "42"
+    assert await client.tasks.invoke("f", ["a"], env={"K": "V"}) == "1"
+    assert script.asked[0][3] == b""
+    assert json.loads(script.asked[1][3]) == {"inputs": ["a"], "env": {"K": "V"}}
+
+
+async def test_starting_a_workflow_starts_its_roots():
+    """What depends on something is left to the manager."""
+    tasks = [{"id": "a", "name": "a", "state": 0}, {"id": "b", "name": "b", "state": 0, "depends_on": ["a"]}]
+    client, script = _client((200, {"workflow_id": "w", "tasks": tasks}), (200, {"started": True}))
+    await client.workflows.start("w")
+    assert [asked[1] for asked in script.asked] == ["http://m:1/workflows/w", "http://m:1/tasks/a/start"]
+
+
+@pytest.mark.parametrize(("state", "looks"), [(3, 2), (4, 3)])
+async def test_a_job_is_over_when_it_has_failed_and_nothing_of_it_runs(state, looks):
+    """The first failure shows at once, while others are still being stopped."""
+    now = [
+        {"job_id": "j", "state": shown, "tasks": [{"id": "a", "name": "a", "state": task}]}
+        for shown, task in ((2, 2), (state, 2 if state == 4 else 3), (4, 6))
+    ]
+    client, _ = _client(*((200, one) for one in now))
+    assert len([seen async for seen in client.jobs.watch("j")]) == looks
 
 
 def test_the_facade_blocks_and_iterates():

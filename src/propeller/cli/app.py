@@ -9,11 +9,13 @@ from propeller.cli import (
     demo,
     emulate,
     fl,
+    flows,
     images,
     models,
     proplets,
     provision,
     roles,
+    schedules,
     sim,
     system,
     tasks,
@@ -30,8 +32,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ASKING = frozenset({"tasks", "proplets", "fl", "models", "datasets", "health"})
-"""Nouns that ask running roles: their global options may stand anywhere on the line."""
+ASKING = frozenset(
+    {"tasks", "proplets", "jobs", "workflows", "schedules", "fl", "models", "datasets", "health", "image"}
+    | {"provision", "version"}
+)
+"""Nouns that ask or tell: the global options may stand anywhere on their line."""
 _GLOBAL = frozenset(
     {
         "-m",
@@ -76,6 +81,9 @@ demo.add_to(app)
 emulate.add_to(app)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(proplets.app, name="proplets")
+app.add_typer(flows.jobs, name="jobs")
+app.add_typer(flows.workflows, name="workflows")
+app.add_typer(schedules.app, name="schedules")
 app.add_typer(fl.app, name="fl")
 app.add_typer(images.app, name="image")
 app.add_typer(models.app, name="models")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -12,27 +12,54 @@ from rich.table import Table
 from rich.text import Text
 
 from propeller.client.data import DatasetList, ModelList
-from propeller.client.tasks import state_of
+from propeller.client.tasks import ended
 from propeller.core.task import TaskState
 from propeller.wire.experiments import ExperimentDetail, RoundStatus
-from propeller.wire.tasks import HistoryPage, PropletPage, PropletView, TaskPage, TaskView
+from propeller.wire.flows import JobPage, JobView, WorkflowView
+from propeller.wire.history import EventPage, MetricsPage
+from propeller.wire.tasks import ZERO_TIME, HistoryPage, PropletPage, PropletView, TaskPage, TaskView
 
 PIPED_COLUMNS = 240
 """Width when stdout is no terminal: ids are never cut for a program that reads a table."""
 _STYLES = {TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.RUNNING: "cyan"}
 
 
-def show(value: Any, *, as_json: bool) -> None:
-    """Print `value`, one JSON document or one table or text."""
+def show(value: Any, *, as_json: bool, table: Callable[[Any], Any] | None = None) -> None:
+    """Print `value`, one JSON document or one table or text; `table` makes the table, where it is given."""
     if as_json:
         sys.stdout.write(json.dumps(_plain(value), indent=2, sort_keys=True, ensure_ascii=False))
         sys.stdout.write("\n")
         return
-    shown = _table(value)
+    shown = rendered(value, table)
     if isinstance(shown, str):
         sys.stdout.write(shown if shown.endswith("\n") else f"{shown}\n")
-    else:
-        console().print(shown)
+        return
+    screen = console()
+    if screen.is_terminal:
+        screen.print(shown)
+        return
+    with screen.capture() as captured:
+        screen.print(shown)
+    # A table fills its columns with blanks, which nobody wants in a file.
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def rendered(value: Any, table: Callable[[Any], Any] | None = None) -> Table | Group | str:
+    """`value` as people see it."""
+    shown: Table | Group | str = (table or _table)(value)
+    return shown
+
+
+def waited_for(value: object) -> str:
+    """One line on how far something is."""
+    if isinstance(value, TaskView):
+        says = value.error or value.reason
+        where = f" on {value.proplet_id}" if value.proplet_id else ""
+        return f"{value.name} is {_word(value.state)}{where}" + (f": {says}" if says else "")
+    if isinstance(value, JobView | WorkflowView):
+        over = sum(map(ended, value.tasks))
+        return f"{over} of {len(value.tasks)} tasks have ended"
+    return _text(value)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -59,8 +86,17 @@ def facts(pairs: Mapping[str, object]) -> Table:
     table.add_column(overflow="fold")
     for name, value in pairs.items():
         if value not in (None, "", [], {}, ()):
-            table.add_row(name, value if isinstance(value, Text) else _text(value))
+            table.add_row(name, value if isinstance(value, Text) else _lines(value))
     return table
+
+
+def _lines(value: object) -> str:
+    """An object by lines of name and value, texts by lines, anything else as text."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return "\n".join(value)
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {_text(item)}" for name, item in value.items())
+    return _text(value)
 
 
 @singledispatch
@@ -77,28 +113,150 @@ def _table(value: object) -> Table | Group | str:
 
 @_table.register
 def _(page: TaskPage) -> Table:
-    rows = [
-        (task.id, task.name, _state(task), task.proplet_id, task.error or task.reason) for task in page.tasks
-    ]
-    return columns(("ID", "NAME", "STATE", "PROPLET", "SAYS"), rows, title=_counted(page, len(rows), "tasks"))
+    return _tasks(page.tasks, title=_counted(page, len(page.tasks), "tasks"))
 
 
 @_table.register
-def _(task: TaskView) -> Table:
+def _(found: JobView) -> Group:
+    about = {
+        "job": found.job_id,
+        "name": found.name,
+        "mode": found.execution_mode,
+        "state": _styled(found.state),
+    }
+    return Group(facts(about), "", _tasks(found.tasks))
+
+
+@_table.register
+def _(found: WorkflowView) -> Group:
+    about = {"workflow": found.workflow_id, "state": _styled(found.state)}
+    return Group(facts(about), "", _tasks(found.tasks))
+
+
+@_table.register
+def _(page: JobPage) -> Table:
+    rows = [
+        (
+            one.job_id,
+            one.name,
+            _styled(one.state),
+            str(len(one.tasks) if isinstance(one.tasks, list) else 0),
+            _time(one.start_time),
+            _time(one.finish_time),
+        )
+        for one in page.jobs
+    ]
+    names = ("ID", "NAME", "STATE", "TASKS", "STARTED", "ENDED")
+    return columns(names, rows, title=_counted(page, len(rows), "jobs"))
+
+
+def schedules(page: TaskPage) -> Table:
+    """Tasks by when they are started next."""
+    rows = [
+        (
+            task.id,
+            task.name,
+            task.schedule,
+            task.timezone or "UTC",
+            "always" if task.is_recurring else "once",
+            _time(task.next_run),
+        )
+        for task in page.tasks
+    ]
+    names = ("TASK", "NAME", "SCHEDULE", "TIME ZONE", "HOW OFTEN", "NEXT RUN (UTC)")
+    return columns(names, rows, title=_counted(page, len(rows), "schedules"))
+
+
+@_table.register
+def _(task: TaskView) -> Group:
+    said = {"id": task.id, "name": task.name, "state": _styled(task.state)}
     shown = _plain(task)
-    results = shown.pop("results", None)
-    rest = {name: value for name, value in shown.items() if name not in {"id", "name", "state"}}
-    return facts(
-        {"id": task.id, "name": task.name, "state": _state(task), **rest, "results": _text(results or "")}
-    )
+    hidden = {"id", "name", "state", "results", "attempts", "error", "reason", *_quiet(shown)}
+    said |= {name: value for name, value in shown.items() if name not in hidden}
+    said |= {
+        "constraints": [f"{one.attribute} {one.operator} {one.text}" for one in task.constraints],
+        "affinities": [
+            f"{one.weight:+g}: {one.attribute} {one.operator} {one.text}" for one in task.affinities
+        ],
+    }
+    why = task.error or task.reason
+    last = {"says": why, "results": _text(shown.get("results") or "")}
+    attempts = [(str(one.attempt), one.state, one.proplet_id, one.error) for one in task.attempts]
+    about = facts({**said, **last})
+    if not attempts:
+        return Group(about)
+    return Group(about, "", columns(("ATTEMPT", "STATE", "PROPLET", "SAYS"), attempts))
+
+
+def _quiet(shown: Mapping[str, Any]) -> set[str]:
+    """What says nothing: times that are not set, switches that are off."""
+    return {name for name, value in shown.items() if value is False or value == ZERO_TIME}
+
+
+@_table.register
+def _(page: EventPage) -> Table:
+    rows = [
+        (
+            _time(one.time),
+            str(one.run or ""),
+            one.state or one.event,
+            f"{one.attempt} {one.attempt_state}" if one.attempt else "",
+            one.proplet_id,
+            one.reason or one.cause,
+        )
+        for one in page.events
+    ]
+    names = ("TIME (UTC)", "RUN", "STATE", "ATTEMPT", "PROPLET", "WHY")
+    return columns(names, rows, title=_counted(page, len(rows), "events"))
+
+
+@_table.register
+def _(page: MetricsPage) -> Table:
+    found = [_plain(one) for one in page.metrics]
+    if any("metrics" in one for one in found):
+        return _guest_metrics(page, found)
+    rows = [
+        (
+            _time(one["timestamp"]),
+            f"{one['cpu_metrics']['percent']:.1f} %",
+            f"{one['cpu_metrics']['user_seconds'] + one['cpu_metrics']['system_seconds']:.2f} s",
+            _megabytes(one["memory_metrics"]["rss_bytes"]),
+        )
+        for one in found
+    ]
+    names = ("TIME (UTC)", "PROCESSOR", "PROCESSOR TIME", "MEMORY")
+    return columns(names, rows, title=_counted(page, len(rows), "measurements"))
+
+
+def _guest_metrics(page: MetricsPage, found: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        (
+            _time(one["timestamp"]),
+            one["proplet_id"],
+            f"{one['metrics']['cpu_percent']:.1f} %",
+            _megabytes(one["metrics"]["memory_bytes"]),
+            f"{one['metrics']['uptime_seconds']} s",
+        )
+        for one in found
+    ]
+    names = ("TIME (UTC)", "PROPLET", "PROCESSOR", "MEMORY", "FOR")
+    return columns(names, rows, title=_counted(page, len(rows), "measurements"))
 
 
 @_table.register
 def _(page: PropletPage) -> Table:
     rows = [
-        (one.id, one.name, _alive(one), str(one.task_count or 0), one.last_alive_at) for one in page.proplets
+        (
+            one.id,
+            one.name,
+            _alive(one),
+            f"{one.task_count or 0}/{one.slots}",
+            _time(one.last_alive_at),
+            ", ".join(f"{name}={value}" for name, value in one.labels.items()),
+        )
+        for one in page.proplets
     ]
-    names = ("ID", "NAME", "ALIVE", "TASKS", "LAST HEARTBEAT")
+    names = ("ID", "NAME", "STATE", "TASKS", "LAST HEARTBEAT", "LABELS")
     return columns(names, rows, title=_counted(page, len(rows), "proplets"))
 
 
@@ -156,21 +314,43 @@ def _(found: DatasetList) -> Table:
     return columns(("PROPLET",), [(one,) for one in found.clients])
 
 
-def _counted(page: TaskPage | PropletPage, shown: int, noun: str) -> str:
+def _tasks(tasks: Sequence[TaskView], *, title: str = "") -> Table:
+    rows = [(one.id, one.name, _styled(one.state), one.proplet_id, one.error or one.reason) for one in tasks]
+    return columns(("ID", "NAME", "STATE", "PROPLET", "SAYS"), rows, title=title)
+
+
+def _counted(page: Any, shown: int, noun: str) -> str:
     return f"{shown} of {page.total} {noun}, from {page.offset}" if shown < page.total else ""
+
+
+def _time(text: str) -> str:
+    """A moment to the second, without the letters between."""
+    return "" if text in {"", ZERO_TIME} else text[:19].replace("T", " ")
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:.1f} MB"
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
 
 
-def _state(task: TaskView) -> Text:
-    state = state_of(task)
-    return Text(state.name.capitalize(), style=_STYLES.get(state, ""))
+def _word(state: object) -> str:
+    return TaskState(state).name.lower() if isinstance(state, int) else "pending"
+
+
+def _styled(state: object) -> Text:
+    known = TaskState(state) if isinstance(state, int) else TaskState.PENDING
+    return Text(known.name.capitalize(), style=_STYLES.get(known, ""))
 
 
 def _alive(proplet: PropletView) -> Text:
-    return Text("yes", style="green") if proplet.alive is True else Text("no", style="red")
+    if proplet.alive is not True:
+        return Text("offline", style="red")
+    if proplet.draining or proplet.cordoned:
+        return Text("draining" if proplet.draining else "cordoned", style="yellow")
+    return Text("ready", style="green")
 
 
 def _plain(value: object) -> Any:

@@ -3,12 +3,13 @@
 It must not know any noun. Heavy imports happen inside, when a command runs.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,6 +17,10 @@ from propeller.errors import BadInput
 
 if TYPE_CHECKING:
     from propeller.client import Client
+
+T = TypeVar("T")
+WATCH_S = 1.0
+"""How often a watched list is asked for."""
 
 
 class Output(StrEnum):
@@ -40,11 +45,42 @@ class Session:
         with Client(Endpoints(**self.urls)) as client:
             yield client
 
-    def show(self, value: Any) -> None:
-        """Print a result on stdout: for people, or as JSON."""
+    def show(self, value: Any, *, table: Callable[[Any], Any] | None = None) -> None:
+        """Print a result on stdout: for people (by `table`, if it is given), or as JSON."""
         from propeller.cli import render
 
-        render.show(value, as_json=self.output is Output.JSON)
+        render.show(value, as_json=self.output is Output.JSON, table=table)
+
+    def document(self, value: Any) -> None:
+        """Print what is JSON for people too."""
+        from propeller.cli import render
+
+        render.show(value, as_json=True)
+
+    def repeat(
+        self, look: Callable[[], T], *, watch: bool = False, table: Callable[[Any], Any] | None = None
+    ) -> None:
+        """Show what `look` finds; with `watch` again each time that it changes, until Ctrl-C."""
+        if watch:
+            self.follow(_repeated(look), table=table)
+        else:
+            self.show(look(), table=table)
+
+    def follow(self, items: Iterable[Any], *, table: Callable[[Any], Any] | None = None) -> None:
+        """Show each item: on a terminal in the place of the one before, otherwise below it."""
+        from propeller.cli import progress
+
+        if self.output is Output.TABLE and progress.is_terminal():
+            progress.redrawn(items, table=table)
+        else:
+            for item in items:
+                self.show(item, table=table)
+
+    def last(self, items: Iterable[T]) -> T:
+        """The last item of at least one; on a terminal stderr says how it goes meanwhile."""
+        from propeller.cli import progress
+
+        return progress.awaited(items)
 
     def done(self) -> None:
         """Say that a command without a result succeeded."""
@@ -80,8 +116,17 @@ def pairs(items: list[str] | None, flag: str) -> dict[str, str] | None:
 
 
 def commas(text: str | None) -> list[str] | None:
-    """A comma list; None if not given."""
-    return None if text is None else [item.strip() for item in text.split(",") if item.strip()]
+    """A comma list, or a JSON array where items have commas; None if not given."""
+    if text is None:
+        return None
+    if text.lstrip().startswith("["):
+        import json
+
+        try:
+            return [item if isinstance(item, str) else json.dumps(item) for item in json.loads(text)]
+        except ValueError as error:
+            raise BadInput(f"{text[:80]!r} is not a JSON array: {error}") from error
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def json_option(text: str | None, flag: str) -> dict[str, Any] | None:
@@ -109,5 +154,17 @@ def read_bytes(path: Path) -> bytes:
         raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
-Offset = Annotated[int, typer.Option(min=0, help="Skip this many.")]
+def _repeated(look: Callable[[], T]) -> Iterator[T]:
+    seen = None
+    while True:
+        found = look()
+        if found != seen:
+            yield found
+            seen = found
+        time.sleep(WATCH_S)
+
+
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on as things change; Ctrl-C ends it.")]
+Timeout = Annotated[float, typer.Option("--timeout-s", help="Seconds to wait for the end.")]
+Offset = Annotated[int, typer.Option("--offset", min=0, help="Skip this many.")]
 Limit = Annotated[int, typer.Option("--limit", "-l", min=1, max=100, help="Show at most this many.")]

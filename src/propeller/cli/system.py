@@ -79,8 +79,8 @@ def restore(
     session(ctx).show(saved)
 
 
-def version() -> None:
+def version(ctx: typer.Context) -> None:
     """This release."""
     from propeller import __version__
 
-    typer.echo(__version__)
+    session(ctx).show(__version__)

@@ -8,11 +8,11 @@ from functools import wraps
 from typing import Any, Self, TypeVar
 
 from propeller.client.client import AsyncClient, Endpoints
-from propeller.ports import Http
+from propeller.ports import HttpStreams
 
 T = TypeVar("T")
 
-_NOUNS = ("tasks", "proplets", "fl", "models", "datasets")
+_NOUNS = ("tasks", "proplets", "jobs", "workflows", "fl", "models", "datasets")
 _STOP_S = 5.0
 _END = object()
 
@@ -62,12 +62,12 @@ class Client:
     Use it as a context manager, or `close()` it. Signatures are those of the nouns of `AsyncClient`.
     """
 
-    def __init__(self, endpoints: Endpoints | None = None, *, http: Http | None = None) -> None:
+    def __init__(self, endpoints: Endpoints | None = None, *, http: HttpStreams | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="propeller-client", daemon=True)
         self._thread.start()
         self._client = AsyncClient(endpoints, http=http)
-        self.tasks, self.proplets, self.fl, self.models, self.datasets = (
+        self.tasks, self.proplets, self.jobs, self.workflows, self.fl, self.models, self.datasets = (
             _Blocking(getattr(self._client, noun), self._run) for noun in _NOUNS
         )
 

@@ -1,7 +1,9 @@
 """One call to one role over HTTP: typed answers in, the error tree out. It must not know any route."""
 
+import asyncio
+import codecs
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -20,7 +22,7 @@ from propeller.errors import (
     TooLarge,
     Unsupported,
 )
-from propeller.ports import Http, Response
+from propeller.ports import HttpStreams, Response
 from propeller.wire import codec
 
 T = TypeVar("T")
@@ -41,6 +43,11 @@ _OF_STATUS: dict[int, type[PropellerError]] = {
     507: StorageFull,
 }
 _SHOWN_CHARS = 200
+_POLL_S_MAX = 1.0
+_PIECES_MAX = 64
+"""Pieces of a followed text that wait for their reader; then the server waits."""
+_FOLLOW_S = 7 * 86_400.0
+"""A text is followed for a week at most."""
 
 
 class _ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +58,7 @@ class _ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 class Role:
     """One role at one base URL. `flag` is the option of the command line that changes the URL."""
 
-    def __init__(self, http: Http, name: str, url: str, flag: str) -> None:
+    def __init__(self, http: HttpStreams, name: str, url: str, flag: str) -> None:
         self._http = http
         self.name = name
         self.url = url.rstrip("/")
@@ -85,15 +92,45 @@ class Role:
                 method, self.url + path + _query(query), headers=headers, body=content
             )
         except PeerUnavailable as error:
-            silent = isinstance(error.__cause__, TimeoutError)
-            raise PeerUnavailable(
-                f"the {self.name} at {self.url} {'does not answer' if silent else 'cannot be reached'}; "
-                f"is it running there? {self._flag} names another address",
-                code="unreachable",
-            ) from error
+            raise self._unreachable(error) from error
         if answer.status >= _ERROR_FROM:
             raise error_of(answer, f"{self.name}, {method} {path}")
         return answer
+
+    async def text(self, path: str, *, query: Query | None = None) -> AsyncIterator[str]:
+        """`GET` of text that comes as long as there is some: each piece as it comes, of whole characters."""
+        pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_PIECES_MAX)
+
+        async def read() -> Response:
+            try:
+                return await self._http.stream(
+                    "GET", self.url + path + _query(query), sink=pieces.put, timeout_s=_FOLLOW_S
+                )
+            finally:
+                await pieces.put(None)
+
+        reading = asyncio.create_task(read())
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield decoder.decode(piece)
+            answer = await reading
+        except PeerUnavailable as error:
+            raise self._unreachable(error) from error
+        finally:
+            reading.cancel()
+        if answer.status >= _ERROR_FROM:
+            raise error_of(answer, f"{self.name}, GET {path}")
+
+    def _unreachable(self, error: PeerUnavailable) -> PeerUnavailable:
+        if isinstance(error.__cause__, TimeoutError):
+            what = "does not answer"
+        else:
+            what = f"cannot be reached ({error.message.partition(': ')[2] or error.message})"
+        return PeerUnavailable(
+            f"the {self.name} at {self.url} {what}; is it running there? {self._flag} names another address",
+            code="unreachable",
+        )
 
     def _decode(self, kind: type[T], answer: Response, what: str) -> T:
         return codec.decode(
@@ -115,6 +152,34 @@ def error_of(answer: Response, where: str) -> PropellerError:
     if answer.status in _OF_STATUS:
         return _OF_STATUS[answer.status](message, code=code)
     return PeerRefused(message, status=answer.status, code=code)
+
+
+async def changes(
+    look: Callable[[], Awaitable[T]],
+    over: Callable[[T], bool],
+    *,
+    what: str,
+    timeout_s: float,
+    pause_s: float = 0.1,
+) -> AsyncIterator[T]:
+    """What `look` finds now and each time it finds something else, until that is `over`.
+
+    Looks again after `pause_s`, then at growing intervals up to a second. Raises `PeerUnavailable`
+    (`timeout`) if it is not over within `timeout_s`; `what` names it.
+    """
+    loop, wait_s, seen = asyncio.get_running_loop(), pause_s, None
+    deadline_s = loop.time() + timeout_s
+    while True:
+        found = await look()
+        if found != seen:
+            yield found
+            seen, wait_s = found, pause_s
+        if over(found):
+            return
+        if loop.time() >= deadline_s:
+            raise PeerUnavailable(f"{what} has not ended within {timeout_s:g} s", code="timeout")
+        await asyncio.sleep(wait_s)
+        wait_s = min(_POLL_S_MAX, wait_s * 1.5)
 
 
 def part(value: str) -> str:

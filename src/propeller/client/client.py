@@ -5,10 +5,12 @@ from typing import Any, Self
 
 from propeller.client.calls import Role
 from propeller.client.data import Datasets, Models
+from propeller.client.flows import Jobs, Workflows
+from propeller.client.proplets import Proplets
 from propeller.client.rounds import Rounds
-from propeller.client.tasks import Proplets, Tasks
+from propeller.client.tasks import Tasks
 from propeller.http.client import AiohttpHttp
-from propeller.ports import Http
+from propeller.ports import HttpStreams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +27,10 @@ class Endpoints:
 class AsyncClient:
     """A running system. Use it as an async context manager, or `close()` it.
 
-    `http` may be any `ports.Http`, in memory too; it is closed only if this client made it.
+    `http` may be any `ports.HttpStreams`, in memory too; it is closed only if this client made it.
     """
 
-    def __init__(self, endpoints: Endpoints | None = None, *, http: Http | None = None) -> None:
+    def __init__(self, endpoints: Endpoints | None = None, *, http: HttpStreams | None = None) -> None:
         where = endpoints or Endpoints()
         self._own = AiohttpHttp() if http is None else None
         used = http or self._own
@@ -42,6 +44,8 @@ class AsyncClient:
         }
         self.tasks = Tasks(self._roles["manager"])
         self.proplets = Proplets(self._roles["manager"])
+        self.jobs = Jobs(self._roles["manager"])
+        self.workflows = Workflows(self._roles["manager"])
         self.fl = Rounds(self._roles["manager"], self._roles["coordinator"])
         self.models = Models(self._roles["model-registry"])
         self.datasets = Datasets(self._roles["data-store"])

@@ -3,13 +3,11 @@
 It must not know how updates are checked or folded.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
 
-from propeller.client.calls import Role, part
-from propeller.errors import PeerUnavailable
+from propeller.client.calls import Role, changes, part
 from propeller.wire.experiments import (
     ExperimentBody,
     ExperimentConfigured,
@@ -25,7 +23,6 @@ from propeller.wire.experiments import (
 )
 
 POLL_S = 0.05
-POLL_S_MAX = 1.0
 CBOR = "application/cbor"
 
 
@@ -99,15 +96,11 @@ class Rounds:
 
         Raises `PeerUnavailable` if it has not by then.
         """
-        loop, pause_s, seen = asyncio.get_running_loop(), POLL_S, None
-        deadline_s = loop.time() + timeout_s
-        while loop.time() < deadline_s:
-            status = await self.round_status(round_id)
-            if status != seen:
-                yield status
-                seen, pause_s = status, POLL_S
-            if status.completed or status.state == "failed":
-                return
-            await asyncio.sleep(pause_s)
-            pause_s = min(POLL_S_MAX, pause_s * 1.5)
-        raise PeerUnavailable(f"round {round_id} has not ended within {timeout_s:g} s", code="timeout")
+        async for status in changes(
+            lambda: self.round_status(round_id),
+            lambda status: status.completed or status.state == "failed",
+            what=f"round {round_id}",
+            timeout_s=timeout_s,
+            pause_s=POLL_S,
+        ):
+            yield status

@@ -1,25 +1,29 @@
-"""Tasks and proplets: the manager's own nouns. It must not know how either is stored or run."""
+"""Tasks: defined, run, called and watched. It must not know how they are stored or where they run."""
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 
-from propeller.client.calls import Role, json_text, part
+from propeller.client.calls import Role, changes, json_text, part
 from propeller.core.task import TERMINAL, TaskState
-from propeller.errors import PeerUnavailable
-from propeller.wire.tasks import HistoryPage, PropletPage, PropletView, TaskBody, TaskPage, TaskView
-
-POLL_S = 0.1
-POLL_S_MAX = 1.0
+from propeller.wire.history import EventPage, MetricsPage
+from propeller.wire.tasks import InvokeBody, TaskBody, TaskPage, TaskView
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /tasks/{id}/results`: any JSON, usually the guest's stdout as text."""
 
     results: Any = None
+
+
+class Invoked(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /tasks/{id}/invoke`."""
+
+    results: str
 
 
 class Tasks:
@@ -37,10 +41,23 @@ class Tasks:
         return await self._manager.get(TaskView, f"/tasks/{part(task_id)}")
 
     async def list(
-        self, *, offset: int = 0, limit: int = 100, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        offset: int = 0,
+        limit: int = 100,
+        metadata: dict[str, Any] | None = None,
+        scheduled: bool = False,
     ) -> TaskPage:
-        """A page of tasks; with `metadata`, those whose metadata equal every given key."""
-        query = {"offset": offset, "limit": limit, "metadata": json_text(metadata) if metadata else None}
+        """A page of tasks, newest first; of those whose metadata equal every given key.
+
+        With `scheduled`, only tasks that have a next run by their schedule, soonest first.
+        """
+        query = {
+            "offset": offset,
+            "limit": limit,
+            "metadata": json_text(metadata) if metadata else None,
+            "scheduled": "true" if scheduled else None,
+        }
         return await self._manager.get(TaskPage, "/tasks", query)
 
     async def update(self, task_id: str, changes: TaskBody) -> TaskView:
@@ -72,47 +89,52 @@ class Tasks:
         answer = await self._manager.send("GET", f"/tasks/{part(task_id)}/results")
         return msgspec.json.decode(answer.body, type=Results).results if answer.body else None
 
+    async def invoke(
+        self, task_id: str, inputs: Sequence[str] = (), *, env: Mapping[str, str] | None = None
+    ) -> str:
+        """Call a latent task that runs, and return what it answers.
+
+        `inputs` replace the task's own if there are any; `env` goes over its environment.
+        """
+        body = InvokeBody(inputs=list(inputs) or None, env=dict(env) if env else None)
+        given = body if inputs or env else None
+        return (await self._manager.post(Invoked, f"/tasks/{part(task_id)}/invoke", given)).results
+
+    async def events(self, task_id: str, *, offset: int = 0, limit: int = 100) -> EventPage:
+        """What happened to the task, oldest first."""
+        query = {"offset": offset, "limit": limit}
+        return await self._manager.get(EventPage, f"/tasks/{part(task_id)}/events", query)
+
+    async def metrics(self, task_id: str, *, offset: int = 0, limit: int = 100) -> MetricsPage:
+        """What its guests used, newest first."""
+        query = {"offset": offset, "limit": limit}
+        return await self._manager.get(MetricsPage, f"/tasks/{part(task_id)}/metrics", query)
+
+    async def logs(
+        self, task_id: str, *, follow: bool = False, run: int | None = None, stream: str | None = None
+    ) -> AsyncIterator[str]:
+        """What its guests printed in the latest run, or in `run` (0: in all), piece by piece.
+
+        `follow` goes on until the run has ended; `stream` is "stdout" or "stderr".
+        """
+        query = {"follow": "true" if follow else None, "run": run, "stream": stream}
+        async for piece in self._manager.text(f"/tasks/{part(task_id)}/logs", query=query):
+            yield piece
+
+    async def watch(self, task_id: str, *, timeout_s: float = 600.0) -> AsyncIterator[TaskView]:
+        """The task now and after each change, until its latest run has ended; raises as `wait`."""
+        async for task in changes(
+            lambda: self.view(task_id), ended, what=f"task {task_id}", timeout_s=timeout_s
+        ):
+            yield task
+
     async def wait(self, task_id: str, *, timeout_s: float = 600.0) -> TaskView:
         """The task once its latest run has ended; raises `PeerUnavailable` if it has not by then."""
-        pause_s = POLL_S
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not ended(task := await self.view(task_id)):
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(POLL_S_MAX, pause_s * 1.5)
-        except TimeoutError:
-            raise PeerUnavailable(
-                f"task {task_id} has not ended within {timeout_s:g} s; `propeller tasks view {task_id}` "
-                "shows why it waits",
-                code="timeout",
-            ) from None
+        task = None
+        async for seen in self.watch(task_id, timeout_s=timeout_s):
+            task = seen
+        assert task is not None  # noqa: S101 - it was seen at least once
         return task
-
-
-class Proplets:
-    """`client.proplets`."""
-
-    def __init__(self, manager: Role) -> None:
-        self._manager = manager
-
-    async def list(self, *, offset: int = 0, limit: int = 100, status: str | None = None) -> PropletPage:
-        """A page of proplets; `status` is "active" or "inactive"."""
-        query = {"offset": offset, "limit": limit, "status": status}
-        return await self._manager.get(PropletPage, "/proplets", query)
-
-    async def view(self, proplet_id: str) -> PropletView:
-        """One proplet."""
-        return await self._manager.get(PropletView, f"/proplets/{part(proplet_id)}")
-
-    async def delete(self, proplet_id: str) -> None:
-        """Forget a proplet that has no live task."""
-        await self._manager.send("DELETE", f"/proplets/{part(proplet_id)}")
-
-    async def history(self, proplet_id: str, *, offset: int = 0, limit: int = 100) -> HistoryPage:
-        """Times of its latest heartbeats, oldest first."""
-        return await self._manager.get(
-            HistoryPage, f"/proplets/{part(proplet_id)}/alive-history", {"offset": offset, "limit": limit}
-        )
 
 
 def state_of(task: TaskView) -> TaskState:

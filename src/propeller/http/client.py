@@ -4,7 +4,9 @@ It must not know whom it asks or what for. Retrying is the caller's decision.
 """
 
 import io
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -56,7 +58,7 @@ class AiohttpHttp:
         except aiohttp.InvalidURL as error:
             raise BadInput(f"{shown(url)!r} is not a URL") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise PeerUnavailable(f"{method} {shown(url)}: {error or type(error).__name__}") from error
+            raise PeerUnavailable(f"{method} {shown(url)}: {why(error)}") from error
         except ValueError as error:
             raise BadInput(f"{method} {shown(url)}: {error}") from error
 
@@ -91,7 +93,7 @@ class AiohttpHttp:
         except TimeoutError as error:
             raise PeerUnavailable(f"{method} {shown(url)}: not done within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise PeerUnavailable(f"{method} {shown(url)}: {error or type(error).__name__}") from error
+            raise PeerUnavailable(f"{method} {shown(url)}: {why(error)}") from error
 
     async def close(self) -> None:
         """Close every connection; later requests raise `PeerUnavailable`."""
@@ -129,6 +131,26 @@ def shown(url: str) -> str:
     """The URL as it may be shown: without credentials, without query, not too long."""
     before, _, rest = url.partition("?")[0].partition("://")
     return f"{before}://{rest.rpartition('@')[2]}"[:200] if rest else before[:200]
+
+
+_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (aiohttp.ClientConnectorDNSError, "there is no host of that name"),
+    (aiohttp.ClientConnectorCertificateError, "its certificate is not accepted"),
+    (aiohttp.ClientSSLError, "TLS failed; it may speak plain http"),
+    (aiohttp.ServerDisconnectedError, "it hung up before it had answered"),
+    (aiohttp.ClientPayloadError, "its answer broke off"),
+    (aiohttp.ClientResponseError, "what it answered is not HTTP"),
+)
+
+
+def why(error: Exception) -> str:
+    """What came in between, in a few words for people."""
+    for kind, words in _WORDS:
+        if isinstance(error, kind):
+            return words
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:

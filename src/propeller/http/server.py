@@ -76,17 +76,20 @@ def _parsed(role: str, handlers: Sequence[ControllerRouterHandler], description:
     return app
 
 
-async def json_body(request: AnyRequest, kind: type[T], what: str) -> T:
+async def json_body(
+    request: AnyRequest, kind: type[T], what: str, *, decode: Callable[[type[T], bytes, str], T] | None = None
+) -> T:
     """The request's body as a `kind`; `what` names it in errors ("the task").
 
-    Reads what `json_bytes` reads. Large bodies are decoded by the application's `offload`.
-    Raises `BadInput`, `DecodeError`, `TooLarge`.
+    Reads what `json_bytes` reads. Large bodies are decoded by the application's `offload`; `decode` is for
+    kinds that have a way of their own. Raises `BadInput`, `DecodeError`, `TooLarge`.
     """
     body = await json_bytes(request, what)
+    read = decode or _decode
     if len(body) <= limits.HTTP_JSON_OFFLOAD_BYTES:
-        return _decode(kind, body, what)
+        return read(kind, body, what)
     offload: Offload = request.app.state.offload
-    return await offload(_decode, kind, body, what)  # type: ignore[no-any-return]
+    return await offload(read, kind, body, what)  # type: ignore[no-any-return]
 
 
 async def json_bytes(request: AnyRequest, what: str) -> bytes:
@@ -97,6 +100,14 @@ async def json_bytes(request: AnyRequest, what: str) -> bytes:
     sends such a request for any page without asking. Raises `BadInput`, `DecodeError`, `TooLarge`.
     """
     _check_content_type(request)
+    body = await body_bytes(request, what)
+    if not body or body.isspace():
+        raise DecodeError(f"{what} is missing: the body is empty; send JSON")
+    return body
+
+
+async def body_bytes(request: AnyRequest, what: str) -> bytes:
+    """The request's body, whatever it is; `what` names it in errors. Raises `TooLarge`."""
     # Joining the chunks of a hundred megabytes is one copy of 100 ms; a BytesIO hands its buffer over.
     whole = BytesIO()
     async for chunk in request.stream():
@@ -104,10 +115,7 @@ async def json_bytes(request: AnyRequest, what: str) -> bytes:
         if whole.tell() + len(chunk) > limits.HTTP_BODY_BYTES_MAX:
             raise TooLarge(f"{what} is over the limit of {limits.HTTP_BODY_BYTES_MAX} bytes")
         whole.write(chunk)
-    body = whole.getvalue()
-    if not body or body.isspace():
-        raise DecodeError(f"{what} is missing: the body is empty; send JSON")
-    return body
+    return whole.getvalue()
 
 
 def media_type(request: AnyRequest) -> str:

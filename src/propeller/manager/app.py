@@ -103,7 +103,13 @@ class Manager:
             post=self.shell.post,
         )
         self.tasks = Tasks(
-            store=store, shell=self.shell, blobs=blobs, clock=clock, random=random, coordinator=coordinator
+            store=store,
+            shell=self.shell,
+            blobs=blobs,
+            clock=clock,
+            random=random,
+            coordinator=coordinator,
+            offload=offload,
         )
         self.flows = Flows(
             store=store, tasks=self.tasks, clock=clock, random=random, default_mode=config.job_mode

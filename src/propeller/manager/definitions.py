@@ -15,6 +15,7 @@ from propeller.wire.tasks import LimitsBody, RetryBody, TaskBody
 
 _NOT_OFFERED = ("broadcast", "encrypted", "kbs_resource_path", "hal_storage_path")
 """Fields of the original that this release refuses unless they have their zero value."""
+_ZERO_IS_ABSENT = {"priority", "daemon", "latent", "broadcast"}
 _KINDS = {"", "standard", "federated"}
 _MODES = {"", "infer", "train"}
 _UPDATED = (
@@ -34,6 +35,12 @@ _UPDATED = (
     "restart",
     "reschedule",
     "disconnect",
+    "kind",
+    "mode",
+    "proplet_id",
+    "daemon",
+    "latent",
+    "broadcast",
 )
 """Fields that `PUT /tasks/{id}` changes where its body has them (the module and the schedule apart)."""
 
@@ -56,13 +63,18 @@ def merged(task: Task, body: TaskBody, now_s: float) -> Task:
     """
     refuse_not_offered(body)
     changed = _task(body, task.id, now_s, task.workflow_id, task.job_id)
-    given = [name for name in _UPDATED if getattr(body, name) is not None and getattr(body, name) != ""]
+    given = [name for name in _UPDATED if _is_given(name, getattr(body, name))]
     new = replace(task, updated_at_s=now_s, **{name: getattr(changed, name) for name in given})
     if body.schedule is not None:
         new = replace(new, schedule=body.schedule)
     if (new.schedule, new.timezone) != (task.schedule, task.timezone):
         new = scheduled(new, now_s)
     return define(new)
+
+
+def _is_given(name: str, value: object) -> bool:
+    """Whether a change names the field. Clients of the original send zero values for what they leave out."""
+    return value not in (None, "") and (bool(value) or name not in _ZERO_IS_ABSENT)
 
 
 def scheduled(task: Task, now_s: float) -> Task:

@@ -62,8 +62,8 @@ class Flows:
         tasks = await self._defined(bodies, workflow_id=flow_id)
         return await self._create(self._flow(flow_id, tasks), tasks)
 
-    async def create_job(self, body: JobBody) -> tuple[str, list[TaskRecord]]:
-        """Store a job and all of its tasks, or nothing; (its id, its tasks). None of them is started."""
+    async def create_job(self, body: JobBody) -> tuple[Flow, list[TaskRecord]]:
+        """Store a job and all of its tasks, or nothing. None of them is started."""
         mode = check_mode(body.execution_mode) if body.execution_mode else ""
         bodies = body.tasks or []
         if any(one.workflow_id for one in bodies):
@@ -72,7 +72,14 @@ class Flows:
         flow_id = check_id(flow_id, "job_id") if flow_id else new_id(self._random)
         tasks = await self._defined(bodies, job_id=flow_id)
         flow = replace(self._flow(flow_id, tasks), job=True, name=body.name or "", mode=mode)
-        return flow_id, await self._create(flow, tasks)
+        return flow, await self._create(flow, tasks)
+
+    async def workflow(self, workflow_id: str) -> FlowState:
+        """One workflow; raises `NotFound`."""
+        state = await load(self._store, workflow_id, results=True)
+        if state is None or state.flow.job:
+            raise NotFound(f"workflow {workflow_id} does not exist", code="unknown_workflow")
+        return state
 
     async def job(self, job_id: str, *, results: bool = True) -> FlowState:
         """One job; raises `NotFound`."""

@@ -20,6 +20,7 @@ from propeller.core.proplet import Proplet
 from propeller.core.run import RunState
 from propeller.core.task import Task, touch
 from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, TooLarge
+from propeller.http.server import Offload
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.definitions import defined, merged
 from propeller.manager.flowstate import answers_of, graph_of, load
@@ -36,7 +37,8 @@ from propeller.stores import (
 )
 from propeller.telemetry.logs import logger
 from propeller.wire import codec
-from propeller.wire.tasks import TaskBody, check_module, decode_module, redacted
+from propeller.wire.modules import check_module, decode_module, is_long, redacted
+from propeller.wire.tasks import TaskBody
 
 _ROUND_CHECK_S = 5.0
 """How long a start by hand waits for the coordinator's word: less than its caller waits for an answer."""
@@ -54,8 +56,10 @@ class Tasks:
         clock: Clock,
         random: Random,
         coordinator: CoordinatorClient | None,
+        offload: Offload,
     ) -> None:
         self._store = store
+        self._offload = offload
         self._shell = shell
         self._blobs = blobs
         self._clock = clock
@@ -81,10 +85,10 @@ class Tasks:
         task_id = body.id or new_id(self._random)
         now_s = self._clock.now().wall_s
         task = defined(body, task_id, now_s, workflow_id=workflow_id, job_id=job_id)
-        if task.proplet_id and task.proplet_id not in self._shell.engine.ledger.proplets:
-            raise NotFound(f"proplet {task.proplet_id} is not registered", code="unknown_proplet")
+        if task.proplet_id:
+            self.proplet(task.proplet_id)
         if body.file:
-            task = await self._with_module(task, decode_module(body.file))
+            task = await self._with_module(task, await self._decoded(body.file))
         if not task.image_url and not task.file_sha256:
             logger().info("task without a module yet", task_id=task.id)
         return task
@@ -94,8 +98,10 @@ class Tasks:
         async with self._turn(task_id):
             record = await self._store.task(task_id)
             task = merged(record.task, body, self._clock.now().wall_s)
+            if body.proplet_id:
+                self.proplet(body.proplet_id)
             if body.file:
-                task = await self._with_module(task, decode_module(body.file))
+                task = await self._with_module(task, await self._decoded(body.file))
             await self._store.commit([SaveTask(task=task)])
         self.announce(task)
         return replace(record, task=task)
@@ -143,13 +149,21 @@ class Tasks:
         """One task, as it is on disk."""
         return self._explained(await self._store.task(task_id, results=results))
 
-    async def page(self, offset: int, limit: int, metadata: str | None) -> tuple[int, list[TaskRecord]]:
-        """A page of tasks, newest first; `metadata` is a JSON object whose values must all be equal."""
-        if not 1 <= limit <= limits.LIST_PAGE_MAX:
-            raise BadInput(f"invalid limit size: limit must be 1 to {limits.LIST_PAGE_MAX}, got {limit}")
+    async def page(
+        self, offset: int, limit: int, metadata: str | None, *, scheduled: bool = False
+    ) -> tuple[int, list[TaskRecord]]:
+        """A page of tasks, newest first; `metadata` is a JSON object whose values must all be equal.
+
+        With `scheduled`, of those that have a next run by their schedule, soonest first.
+        """
         wanted = None
         if metadata:
             wanted = codec.decode(dict[str, Any], metadata.encode(), what="the metadata filter", strict=True)
+        if scheduled:
+            if wanted is not None:
+                raise BadInput("ask for scheduled tasks or for metadata, not for both")
+            due = await self._store.scheduled()
+            return len(due), [await self.view(task.id) for task in due[offset : offset + limit]]
         total, records = await self._store.tasks(offset=offset, limit=limit, metadata=wanted)
         return total, [self._explained(record) for record in records]
 
@@ -260,6 +274,11 @@ class Tasks:
         await self._shell.submit(e.Forgotten(proplet_id=proplet_id, cause="user"))
 
     # --- details ---------------------------------------------------------------------------------------
+
+    async def _decoded(self, file: str) -> bytes:
+        if not is_long(file):
+            return decode_module(file)
+        return await self._offload(decode_module, file)  # type: ignore[no-any-return]
 
     async def _with_module(self, task: Task, content: bytes) -> Task:
         """The task with that module, whose bytes are in the blob store when this returns."""

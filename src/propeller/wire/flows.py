@@ -20,9 +20,11 @@ class JobBody(Struct, frozen=True, kw_only=True):
 
 
 class WorkflowView(Struct, frozen=True, kw_only=True):
-    """A workflow just made: its tasks, in the order given."""
+    """A workflow: its tasks, in the order given; `state` is that of all of them together."""
 
     tasks: list[TaskView]
+    workflow_id: str = ""
+    state: int = 0
 
 
 class JobView(Struct, frozen=True, kw_only=True):
@@ -30,6 +32,9 @@ class JobView(Struct, frozen=True, kw_only=True):
 
     job_id: str
     tasks: list[TaskView]
+    name: str = ""
+    execution_mode: str = ""
+    state: int = 0
 
 
 class JobSummary(Struct, frozen=True, kw_only=True, omit_defaults=True):

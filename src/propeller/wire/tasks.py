@@ -4,8 +4,6 @@ A request may leave out anything but the name, may send null for lists and objec
 that only servers set; a view always carries the same keys.
 """
 
-import base64
-import binascii
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,12 +11,9 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from propeller import limits
-from propeller.errors import BadInput, TooLarge
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How the wire writes a time that is not set."""
-_WASM_MAGIC = b"\0asm"
-_REDACT_OVER_CHARS = 20
 
 
 def rfc3339(seconds: float) -> str:
@@ -177,6 +172,8 @@ class TaskView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reschedule: RetryBody | UnsetType = UNSET
     disconnect: DisconnectBody | UnsetType = UNSET
     results: msgspec.Raw | UnsetType = UNSET
+    results_bytes: int = 0
+    """How long results are that a list leaves out: `GET /tasks/{id}/results` has them."""
     error: str = ""
     failure: str = ""
     reason: str = ""
@@ -233,38 +230,3 @@ class HistoryPage(Struct, frozen=True, kw_only=True):
     limit: int
     total: int
     history: list[str]
-
-
-def decode_module(file: str) -> bytes:
-    """The Wasm bytes of a base64 `file` field.
-
-    Raises `TooLarge` over the limit, else `BadInput` for text that is not base64 or bytes without the Wasm
-    magic: a mistake found here costs less than one found on a device.
-    """
-    if len(file) > limits.TASK_FILE_BYTES_MAX * 4 // 3 + 4:
-        raise TooLarge(f"file is over the limit of {limits.TASK_FILE_BYTES_MAX} bytes")
-    try:
-        content = base64.b64decode(file, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadInput(f"file is not standard base64: {error}", code="bad_file") from error
-    return check_module(content)
-
-
-def check_module(content: bytes) -> bytes:
-    """Return `content` if it begins as Wasm does, else raise `BadInput`."""
-    if not content.startswith(_WASM_MAGIC):
-        raise BadInput(
-            "invalid WASM file: missing magic bytes (a module begins with 00 61 73 6d)", code="not_wasm"
-        )
-    return content
-
-
-def redacted(content: bytes) -> str:
-    """What a view shows of a module: its base64, of which a long one keeps ten characters at either end."""
-    if len(content) <= _REDACT_OVER_CHARS * 3 // 4:
-        return base64.b64encode(content).decode()
-    aligned = 9 + (
-        len(content) % 3 or 3
-    )  # the last group of three bytes begins on a boundary of four characters
-    begin, end = base64.b64encode(content[:9]), base64.b64encode(content[-aligned:])
-    return f"{begin.decode()[:10]}<REDACTED>{end.decode()[-10:]}"

@@ -1,23 +1,20 @@
 """Routes of workflows and jobs."""
 
-from typing import Annotated
-
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery
 
 from propeller import limits
 from propeller.core.flow import shown_state
 from propeller.http.answers import AnyRequest
 from propeller.http.server import json_body
+from propeller.manager.api.paging import Limit, Offset
 from propeller.manager.api.views import task_view
 from propeller.manager.flows import Flows
 from propeller.manager.flowstate import FlowState
 from propeller.wire.flows import JobBody, JobDone, JobPage, JobSummary, JobView, WorkflowBody, WorkflowView
-from propeller.wire.tasks import rfc3339
-
-Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
-Limit = Annotated[int, QueryParameter(ge=0, description="How many to show")]
+from propeller.wire.modules import decode_body
+from propeller.wire.tasks import TaskView, rfc3339
 
 
 def flow_routes(flows: Flows) -> list[HTTPRouteHandler]:
@@ -29,17 +26,33 @@ def _making(flows: Flows) -> list[HTTPRouteHandler]:
     @post("/workflows", status_code=201, summary="Create tasks that wait for each other")
     async def create_workflow(request: AnyRequest) -> WorkflowView:
         """All tasks are on disk when this answers, or none. Start the roots; the rest follows."""
-        records = await flows.create_workflow(await json_body(request, WorkflowBody, "the workflow"))
-        return WorkflowView(tasks=[task_view(record) for record in records])
+        records = await flows.create_workflow(
+            await json_body(request, WorkflowBody, "the workflow", decode=decode_body)
+        )
+        return WorkflowView(
+            workflow_id=records[0].task.workflow_id, tasks=[task_view(record) for record in records]
+        )
 
     @post("/jobs", status_code=201, summary="Create tasks that are started and stopped as one")
     async def create_job(request: AnyRequest) -> Response[JobView]:
         """All tasks are on disk when this answers, or none."""
-        job_id, records = await flows.create_job(await json_body(request, JobBody, "the job"))
-        view = JobView(job_id=job_id, tasks=[task_view(record) for record in records])
-        return Response(view, status_code=201, headers={"Location": f"/jobs/{job_id}"})
+        flow, records = await flows.create_job(
+            await json_body(request, JobBody, "the job", decode=decode_body)
+        )
+        view = JobView(
+            job_id=flow.id,
+            tasks=[task_view(record) for record in records],
+            name=flow.name,
+            execution_mode=flow.mode,
+        )
+        return Response(view, status_code=201, headers={"Location": f"/jobs/{flow.id}"})
 
-    return [create_workflow, create_job]
+    @get("/workflows/{workflow_id:str}", summary="One workflow with its tasks")
+    async def view_workflow(workflow_id: FromPath[str]) -> WorkflowView:
+        state = await flows.workflow(workflow_id)
+        return WorkflowView(workflow_id=workflow_id, tasks=_tasks(state), state=_state(state))
+
+    return [create_workflow, view_workflow, create_job]
 
 
 def _jobs(flows: Flows) -> list[HTTPRouteHandler]:
@@ -56,7 +69,13 @@ def _jobs(flows: Flows) -> list[HTTPRouteHandler]:
     @get("/jobs/{job_id:str}", summary="One job with its tasks")
     async def view_job(job_id: FromPath[str]) -> JobView:
         state = await flows.job(job_id)
-        return JobView(job_id=job_id, tasks=[task_view(record) for record in state.records.values()])
+        return JobView(
+            job_id=job_id,
+            tasks=_tasks(state),
+            name=state.flow.name,
+            execution_mode=state.flow.mode,
+            state=_state(state),
+        )
 
     @post("/jobs/{job_id:str}/start", status_code=200, summary="Start a job")
     async def start_job(job_id: FromPath[str]) -> JobDone:
@@ -72,6 +91,14 @@ def _jobs(flows: Flows) -> list[HTTPRouteHandler]:
     return [list_jobs, view_job, start_job, stop_job]
 
 
+def _tasks(state: FlowState) -> list[TaskView]:
+    return [task_view(record, part=True) for record in state.records.values()]
+
+
+def _state(state: FlowState) -> int:
+    return int(shown_state(state.present()))
+
+
 def _summary(state: FlowState) -> JobSummary:
     records = list(state.records.values())
     runs = [record.run for record in records if record.run]
@@ -80,8 +107,8 @@ def _summary(state: FlowState) -> JobSummary:
         job_id=state.flow.id,
         name=state.flow.name,
         execution_mode=state.flow.mode,
-        state=int(shown_state(state.present())),
-        tasks=[task_view(record) for record in records],
+        state=_state(state),
+        tasks=_tasks(state),
         start_time=rfc3339(min(started, default=0.0)),
         finish_time=rfc3339(max((run.ended_at_s for run in runs), default=0.0)),
         created_at=rfc3339(state.flow.created_at_s),

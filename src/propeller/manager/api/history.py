@@ -1,20 +1,16 @@
 """Routes of what has happened: the events of a task, and measurements of tasks and proplets."""
 
-from typing import Annotated
-
 import msgspec
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, QueryParameter
+from litestar.params import FromPath
 
 from propeller import limits
+from propeller.manager.api.paging import Limit, Offset
 from propeller.manager.tasks import Tasks
 from propeller.stores import ManagerStore, TaskEvent
 from propeller.wire.history import EventPage, EventView, MetricsPage
 from propeller.wire.tasks import rfc3339
-
-Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
-Limit = Annotated[int, QueryParameter(ge=0, description="How many to show")]
 
 
 def history_routes(tasks: Tasks, store: ManagerStore) -> list[HTTPRouteHandler]:

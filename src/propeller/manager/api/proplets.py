@@ -1,19 +1,17 @@
 """Routes of proplets."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from litestar import delete, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery
 
 from propeller import limits
+from propeller.manager.api.paging import Limit, Offset
 from propeller.manager.api.views import proplet_view
 from propeller.manager.tasks import Tasks
 from propeller.wire.sdf import proplet_document
 from propeller.wire.tasks import HistoryPage, PropletPage, PropletView, rfc3339
-
-Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
-Limit = Annotated[int, QueryParameter(ge=0, description="How many to show")]
 
 
 def proplet_routes(tasks: Tasks) -> list[HTTPRouteHandler]:

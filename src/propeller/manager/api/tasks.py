@@ -1,24 +1,23 @@
 """Routes of tasks, and of the inline modules that proplets fetch."""
 
-from typing import Annotated
-
 import msgspec
 from litestar import Response, delete, get, post, put
 from litestar.datastructures import UploadFile
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery
 
 from propeller import limits
 from propeller.errors import BadInput, NotFound
 from propeller.http.answers import AnyRequest
-from propeller.http.server import json_body
+from propeller.http.server import body_bytes, json_body, media_type
+from propeller.manager.api.paging import Offset, TaskLimit
 from propeller.manager.api.views import task_view
 from propeller.manager.tasks import Tasks
 from propeller.ports import Blobs
+from propeller.wire.modules import decode_body
 from propeller.wire.tasks import TaskBody, TaskPage, TaskView
 
-Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
-Limit = Annotated[int, QueryParameter(ge=0, description="How many to show")]
+_MODULE_TYPES = {"application/wasm", "application/octet-stream", ""}
 
 
 class Started(msgspec.Struct):
@@ -48,16 +47,23 @@ def _definitions(tasks: Tasks) -> list[HTTPRouteHandler]:
     @post("/tasks", status_code=201, summary="Create a task")
     async def create_task(request: AnyRequest) -> Response[TaskView]:
         """When this answers 201 the task is on disk. It does not run before it is started."""
-        record = await tasks.create(await json_body(request, TaskBody, "the task"))
+        record = await tasks.create(await json_body(request, TaskBody, "the task", decode=decode_body))
         return Response(task_view(record), status_code=201, headers={"Location": f"/tasks/{record.task.id}"})
 
     @get("/tasks", summary="List tasks, newest first")
     async def list_tasks(
-        offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT, metadata: FromQuery[str | None] = None
+        offset: Offset = 0,
+        limit: TaskLimit = limits.LIST_PAGE_DEFAULT,
+        metadata: FromQuery[str | None] = None,
+        scheduled: FromQuery[bool | None] = None,
     ) -> TaskPage:
-        """`metadata` is a JSON object; tasks whose metadata has all of its values are listed."""
-        total, records = await tasks.page(offset, limit, metadata)
-        views = [task_view(record) for record in records]
+        """`metadata` is a JSON object; tasks whose metadata has all of its values are listed.
+
+        With `scheduled`, only tasks that have a next run by their schedule, soonest first. Results over
+        16 KiB are left out of a list; `results_bytes` says so.
+        """
+        total, records = await tasks.page(offset, limit, metadata, scheduled=bool(scheduled))
+        views = [task_view(record, part=True) for record in records]
         return TaskPage(offset=offset, limit=limit, total=total, tasks=views)
 
     @get("/tasks/{task_id:str}", summary="One task, with its latest run")
@@ -67,12 +73,14 @@ def _definitions(tasks: Tasks) -> list[HTTPRouteHandler]:
     @put("/tasks/{task_id:str}", summary="Change a task")
     async def update_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:
         """Changes what the body names and keeps the rest; a live run goes on as it was started."""
-        record = await tasks.update(task_id, await json_body(request, TaskBody, "the task"))
+        record = await tasks.update(
+            task_id, await json_body(request, TaskBody, "the task", decode=decode_body)
+        )
         return task_view(record)
 
     @put("/tasks/{task_id:str}/upload", summary="Give a task its module")
     async def upload_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:
-        """A multipart form with a part `file` whose name ends in `.wasm`."""
+        """The module itself (`application/wasm`), or a form with a part `file` whose name ends in `.wasm`."""
         return task_view(await tasks.upload(task_id, await _uploaded(request)))
 
     @delete("/tasks/{task_id:str}", status_code=204, summary="Delete a task that is not running")
@@ -113,8 +121,16 @@ def _blob_route(blobs: Blobs) -> HTTPRouteHandler:
 
 
 async def _uploaded(request: AnyRequest) -> bytes:
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise BadInput("send a multipart form with a part named file", code="content_type")
+    given = media_type(request)
+    if given in _MODULE_TYPES:
+        return await body_bytes(request, "the module")
+    if given != "multipart/form-data":
+        raise BadInput(
+            f"unsupported content type {given!r}: send the module as application/wasm, or a multipart form "
+            "with a part named file",
+            code="content_type",
+        )
+    # Parsed piece by piece as it comes; what is long waits in a file that a thread writes and reads.
     form = await request.form()
     part = form.get("file")
     if not isinstance(part, UploadFile):

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import msgspec
 from msgspec import UNSET
 
+from propeller import limits
 from propeller.core.constraints import Affinity, Constraint
 from propeller.core.proplet import Proplet
 from propeller.core.retry import Disconnect, Retry
@@ -26,9 +27,15 @@ from propeller.wire.tasks import (
 _ENDED_BADLY = {RunState.FAILED, RunState.INTERRUPTED}
 
 
-def task_view(record: TaskRecord) -> TaskView:
-    """A task with its latest run."""
+def task_view(record: TaskRecord, *, part: bool = False) -> TaskView:
+    """A task with its latest run.
+
+    As `part` of a list it has no long results, so that a page of a hundred tasks stays small: `results_bytes`
+    says how long they are, and the task's own routes have them.
+    """
     task, run = record.task, record.run
+    results = record.results if record.results and record.results != b"null" else b""
+    long = part and len(results) > limits.LIST_RESULT_BYTES_MAX
     attempt = run.attempt if run else None
     ended_badly = run is not None and run.state in _ENDED_BADLY
     return TaskView(
@@ -63,7 +70,8 @@ def task_view(record: TaskRecord) -> TaskView:
         restart=_retry(task.restart),
         reschedule=_retry(task.reschedule),
         disconnect=_disconnect(task.disconnect),
-        results=msgspec.Raw(record.results) if record.results and record.results != b"null" else UNSET,
+        results=msgspec.Raw(results) if results and not long else UNSET,
+        results_bytes=len(results) if long else 0,
         error=run.reason or "failed" if run and ended_badly else "",
         failure=run.failure if run else "",
         reason=_reason(run) if run else "",
