@@ -111,7 +111,7 @@ class Hub:
 
     def cut(self, peer: Peer) -> None:
         """Break the peer's connection as a failing network does."""
-        peer.bus._client._client.socket().shutdown(socket.SHUT_RDWR)
+        peer.bus._link.socket.shutdown(socket.SHUT_RDWR)
 
     def join(self, name: str, *filters: str, will: Message | None = None) -> Peer:
         """A running peer as `name`."""

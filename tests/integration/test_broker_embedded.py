@@ -17,11 +17,11 @@ from propeller import limits
 from propeller.broker.connect import Connect, Will
 from propeller.broker.credentials import CredentialStore
 from propeller.broker.embedded import EmbeddedBroker
-from propeller.broker.packets import encode_length, encode_publish, encode_text
 from propeller.broker.principals import Kind
 from propeller.bus.mqtt import MqttBus
 from propeller.errors import PortInUse, StorageBroken
 from propeller.ports import BusSession, Message
+from propeller.wire.packets import encode_length, encode_publish, encode_text
 from propeller.wire.topics import Topics
 
 T = Topics("dom", "ch")

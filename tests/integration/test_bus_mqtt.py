@@ -149,6 +149,6 @@ async def test_small_packets_are_not_held_back(tmp_path: Path) -> None:
         bus = _bus(broker.port, store.add(Kind.PROPLET, "p1"))
         run = asyncio.create_task(bus.run(SESSION, _ignore, greet))
         await greeted.wait()
-        assert bus._client
-        assert bus._client._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert bus._link
+        assert bus._link.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         await _cancel(run)

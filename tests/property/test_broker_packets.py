@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propeller.broker.connect import Connect, ForeignProtocol, Will, parse_connect
-from propeller.broker.packets import (
+from propeller.errors import DecodeError
+from propeller.wire.filters import is_topic
+from propeller.wire.packets import (
     Head,
     Packet,
     check_body,
@@ -21,8 +23,6 @@ from propeller.broker.packets import (
     parse_head,
     publish_head_bytes,
 )
-from propeller.errors import DecodeError
-from propeller.wire.filters import is_topic
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 topics = texts.filter(is_topic)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from propeller.broker.credentials import CredentialStore
-from propeller.broker.packets import Cursor, Packet, encode_length, encode_text
 from propeller.broker.principals import Action, Kind, Rights
 from propeller.errors import DecodeError
 from propeller.wire.filters import is_topic
+from propeller.wire.packets import Cursor, Packet, encode_length, encode_text
 
 _NAME = "MQTT"
 _LEVEL = 4

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 
 from propeller import limits
-from propeller.broker.packets import (
+from propeller.broker.principals import Rights
+from propeller.errors import DecodeError
+from propeller.wire.packets import (
     LENGTH_BYTES_MAX,
     MORE,
     Head,
@@ -26,8 +28,6 @@ from propeller.broker.packets import (
     parse_publish,
     publish_head_bytes,
 )
-from propeller.broker.principals import Rights
-from propeller.errors import DecodeError
 
 _PACKET_BYTES_MAX = 256 * 1024
 """Any packet but PUBLISH: a CONNECT with the longest will fits."""

@@ -19,10 +19,10 @@ from propeller.broker.connect import Connect, ForeignProtocol, Refusal, admit, p
 from propeller.broker.connection import Connection, Frames, Inlet, Outbox, Traffic, read_connect
 from propeller.broker.credentials import CredentialStore
 from propeller.broker.engine import LISTENER, Engine
-from propeller.broker.packets import Head, Publish
 from propeller.broker.principals import Rights
 from propeller.broker.retained import RetainedStore
 from propeller.errors import DecodeError, EnvironmentError_, PortInUse
+from propeller.wire.packets import Head, Publish
 
 _REFRESH_S = 1.0
 _RETAINED = "retained"

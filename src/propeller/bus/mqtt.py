@@ -1,42 +1,27 @@
-"""The MQTT client behind `ports.Bus`: one connection that heals itself, on aiomqtt. Knows no payloads.
+"""The MQTT client behind `ports.Bus`: one connection that heals itself, over `bus.link`. Knows no payloads.
 
-MQTT 3.1.1, quality of service 1 both ways, TCP_NODELAY (without it each acknowledged publish stalls 40 ms).
-What is in flight when a connection ends is lost here and repeated above: nothing is resent from a queue.
+MQTT 3.1.1, quality of service 1 both ways. What is in flight when a connection ends is lost here and repeated
+above: nothing is resent from a queue.
 """
 
 import asyncio
-import contextlib
 import logging
-import math
-import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
 from random import Random
-from typing import cast
 
-import aiomqtt
-from aiomqtt.exceptions import MqttConnectError
-
-from propeller import limits
 from propeller.bus.inbox import Greeter, Handler, Inbox
+from propeller.bus.link import Link, LinkLost, connect_packet
 from propeller.bus.outgoing import Backoff, check_outgoing
 from propeller.errors import Denied
 from propeller.ports import BusSession, Message
 
-_QOS = 1
 _CONNECT_S = 10.0
-_IN_FLIGHT_MAX = 64
-"""Publishes that wait for their acknowledgement; aiomqtt looks through all of them for each new one."""
-_NODELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-_KEEPALIVE = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-_DENIED = frozenset({4, 5, 134, 135})
-"""CONNACK's "bad user name or password" and "not authorised", as 3.1.1 and as 5 number them."""
+_DENIED = frozenset({4, 5})
+"""CONNACK's "bad user name or password" and "not authorised"."""
 _REFUSED = 0x80
 """A SUBACK code from here on refuses the subscription."""
 
 log = logging.getLogger(__name__)
-_paho_log = logging.getLogger(f"{__name__}.paho")
-_paho_log.setLevel(logging.ERROR)
 
 
 class MqttBus:
@@ -64,14 +49,13 @@ class MqttBus:
         self._clean = clean
         self._backoff = Backoff(random)
         self._inbox = Inbox()
-        self._client: aiomqtt.Client | None = None
-        self._publishing: set[asyncio.Timeout] = set()
+        self._link: Link | None = None
         self._connections = 0
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection whose subscriptions stand."""
-        return self._client is not None
+        return self._link is not None
 
     @property
     def dropped(self) -> int:
@@ -93,21 +77,8 @@ class MqttBus:
         Raises `BadInput` for an unlawful topic and `TooLarge` over `limits.MQTT_MESSAGE_BYTES_MAX`.
         """
         check_outgoing(message)
-        client = self._client
-        if client is None:
-            return False
-        try:
-            async with asyncio.timeout(limits.MQTT_PUBLISH_S) as scope:
-                self._publishing.add(scope)
-                try:
-                    await client.publish(
-                        message.topic, message.payload, qos=_QOS, retain=message.retain, timeout=math.inf
-                    )
-                finally:
-                    self._publishing.discard(scope)
-        except (aiomqtt.MqttError, TimeoutError):
-            return False
-        return True
+        link = self._link
+        return await link.publish(message) if link is not None else False
 
     async def _stay_connected(self, session: BusSession, on_connect: Greeter | None) -> None:
         loop = asyncio.get_running_loop()
@@ -116,127 +87,60 @@ class MqttBus:
             connections = self._connections
             try:
                 await self._connect_once(session, on_connect)
-            except MqttConnectError as error:
-                if _is_denial(error) and not self._connections:
+            except LinkLost as error:
+                if error.code in _DENIED and not self._connections:
                     raise Denied(
                         f"the MQTT broker at {self._host}:{self._port} refuses {self._username!r} ({error}): "
                         "check the client id and its API key, and that the broker has these credentials"
                     ) from error
                 self._report(error)
-            except aiomqtt.MqttError as error:
+            except (OSError, TimeoutError) as error:
                 self._report(error)
             lasted_s = loop.time() - began_s if self._connections > connections else 0.0
             await asyncio.sleep(self._backoff.next_s(lasted_s))
 
-    def _report(self, error: aiomqtt.MqttError) -> None:
+    def _report(self, error: Exception) -> None:
         log.info("no connection to the MQTT broker at %s:%d: %s", self._host, self._port, error)
 
     async def _connect_once(self, session: BusSession, on_connect: Greeter | None) -> None:
-        """One connection from its beginning to its end, which raises `MqttError`."""
-        async with _connection(self._new_client(session)) as client:
-            if session.subscriptions:
-                await self._subscribe(client, session.subscriptions)
-            self._client = client
+        """One connection from its beginning to its end. Raises `LinkLost`, `OSError` or `TimeoutError`."""
+        link = await self._open()
+        try:
+            await self._introduce(link, session)
+            self._link = link
             self._connections += 1
             if on_connect:
                 self._inbox.greet(on_connect)
-            try:
-                # Messages go to the inbox as they arrive (see `_Funnel`); this waits for the end only.
-                async for _ in client.messages:
-                    pass
-            finally:
-                self._client = None
-                self._give_up_publishing()
+            raise await asyncio.shield(link.lost)
+        finally:
+            self._link = None
+            await link.close()
 
-    async def _subscribe(self, client: aiomqtt.Client, filters: tuple[str, ...]) -> None:
-        codes = await client.subscribe([(text, _QOS) for text in filters], timeout=_CONNECT_S)
+    async def _open(self) -> Link:
+        async with asyncio.timeout(_CONNECT_S):
+            _, link = await asyncio.get_running_loop().create_connection(
+                lambda: Link(self._inbox.put),
+                self._host,
+                self._port,
+                ssl=self._tls,
+                server_hostname=self._host if self._tls else None,
+            )
+        return link
+
+    async def _introduce(self, link: Link, session: BusSession) -> None:
+        hello = connect_packet(
+            self._username, self._password, self._client_id, session.will, clean=self._clean
+        )
+        async with asyncio.timeout(_CONNECT_S):
+            await link.connect(hello)
+            if session.subscriptions:
+                await self._subscribe(link, session.subscriptions)
+
+    async def _subscribe(self, link: Link, filters: tuple[str, ...]) -> None:
+        codes = await link.subscribe(filters)
+        if len(codes) != len(filters):
+            raise LinkLost(f"{len(codes)} answers to {len(filters)} subscriptions")
         for text, code in zip(filters, codes, strict=True):
-            if _value(code) >= _REFUSED:
+            if code >= _REFUSED:
                 # Another's broker may grant less than ours; what was granted is worth having.
                 log.error("the MQTT broker does not let %s subscribe to %s", self._username, text)
-
-    def _give_up_publishing(self) -> None:
-        """Let publishes that wait for an acknowledgement know that none will come."""
-        now_s = asyncio.get_running_loop().time()
-        for scope in self._publishing:
-            scope.reschedule(now_s)
-
-    def _new_client(self, session: BusSession) -> aiomqtt.Client:
-        client = aiomqtt.Client(
-            self._host,
-            self._port,
-            username=self._username,
-            password=self._password,
-            identifier=self._client_id,
-            logger=_paho_log,
-            queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", self._funnel()),
-            will=_will(session.will),
-            clean_session=self._clean,
-            timeout=_CONNECT_S,
-            keepalive=limits.MQTT_KEEPALIVE_S,
-            max_inflight_messages=_IN_FLIGHT_MAX,
-            max_concurrent_outgoing_calls=_IN_FLIGHT_MAX,
-            tls_context=self._tls,
-            socket_options=(_NODELAY, _KEEPALIVE),
-        )
-        client.pending_calls_threshold = _IN_FLIGHT_MAX
-        return client
-
-    def _funnel(self) -> Callable[..., asyncio.Queue[aiomqtt.Message]]:
-        return lambda maxsize: _Funnel(self._inbox, maxsize)
-
-
-class _Funnel(asyncio.Queue[aiomqtt.Message]):
-    """aiomqtt's queue, which stays empty: what arrives goes straight on to the inbox."""
-
-    def __init__(self, inbox: Inbox, maxsize: int) -> None:
-        super().__init__(maxsize)
-        self._inbox = inbox
-
-    def put_nowait(self, item: aiomqtt.Message) -> None:
-        payload = item.payload if isinstance(item.payload, bytes) else bytes(str(item.payload), "utf-8")
-        self._inbox.put(Message(item.topic.value, payload, item.retain))
-
-
-@contextlib.asynccontextmanager
-async def _connection(client: aiomqtt.Client) -> AsyncIterator[aiomqtt.Client]:
-    """Connect, disconnect in good manner if there is still a connection, close the socket in any case."""
-    try:
-        await _enter(client)
-        try:
-            yield client
-        finally:
-            with contextlib.suppress(aiomqtt.MqttError):
-                await client.__aexit__(None, None, None)
-    finally:
-        # aiomqtt leaves the socket of a connection that failed half-way to the garbage collector.
-        client._client._sock_close()  # noqa: SLF001
-
-
-async def _enter(client: aiomqtt.Client) -> None:
-    """Connect. If cancelled, wait until the connecting thread is done, or it would leave its socket open."""
-    entering = asyncio.ensure_future(client.__aenter__())
-    try:
-        await asyncio.shield(entering)
-    except asyncio.CancelledError:
-        connected = client._connected  # noqa: SLF001 - the broker's answer need not be waited for
-        if not connected.done():
-            connected.set_exception(aiomqtt.MqttError("given up"))
-        with contextlib.suppress(aiomqtt.MqttError):
-            await entering
-        raise
-
-
-def _will(message: Message | None) -> aiomqtt.Will | None:
-    if message is None:
-        return None
-    return aiomqtt.Will(message.topic, message.payload, qos=_QOS, retain=message.retain)
-
-
-def _is_denial(error: MqttConnectError) -> bool:
-    return error.rc is not None and _value(error.rc) in _DENIED
-
-
-def _value(code: object) -> int:
-    """A return code as a number, whether paho made a `ReasonCode` of it or not."""
-    return int(getattr(code, "value", code))  # type: ignore[call-overload,no-any-return]
