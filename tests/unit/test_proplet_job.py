@@ -222,7 +222,7 @@ def test_a_missing_data_set_fails_and_nothing_runs(tmp_path):
 
 
 def test_unconfigured_services_are_named():
-    """Without a URL anywhere the setting is named."""
+    """Without a URL anywhere the setting is named (defect 4.14)."""
     bare = supply(urls=ServiceUrls())
     failed = failure_of(start(env=ROUND), bare)
     assert (failed.kind, "COORDINATOR_URL" in failed.message) == ("configuration", True)

@@ -83,10 +83,12 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
     stack.push_async_callback(runtime.close)
     invoker = WorkerPool(compiled, settings.call_workers)
     stack.push_async_callback(invoker.close)
+    kept = FileBlobCache(images, settings.image_cache_bytes)
     ports = PropletPorts(
         bus=_bus(settings),
         http=http,
-        images=CachedImages(_registries(settings, http), FileBlobCache(images, settings.image_cache_bytes)),
+        images=CachedImages(_registries(settings, http), kept),
+        modules=kept,
         runtime=runtime,
         spool=FileSpool(settings.spool, offload=in_thread),
         clock=SystemClock(),

@@ -7,18 +7,20 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from propeller import limits
 from propeller.core.ids import check_id
-from propeller.errors import BadInput, NotFound, PeerUnavailable, PropellerError
+from propeller.errors import BadInput, EnvironmentError_, NotFound, PeerUnavailable, PropellerError
 from propeller.fl.split import Part
 from propeller.fl.update_format import JSON, parse_format
-from propeller.ports import Folder, GuestJob, GuestLimits, HttpStreams, Images, Response
+from propeller.ports import Blobs, Folder, GuestJob, GuestLimits, HttpStreams, Images, Response
 from propeller.proplet.data import LocalData
 from propeller.proplet.failure import AttemptFailed, Kind
 from propeller.proplet.model import bring_state, fetch_model, model_url, write_inputs
@@ -43,6 +45,7 @@ FILES = "files"
 FORMAT = "FL_FORMAT"
 """The round's update format, in the task's environment."""
 _OK = 200
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Recent:
@@ -84,6 +87,8 @@ class Supply:
     """The device's directories that every guest may see."""
     recent: Recent = field(default_factory=Recent)
     """Inline modules that were fetched of late."""
+    modules: Blobs | None = None
+    """Where inline modules are kept beyond that, so that their work can begin again without a network."""
     workspace: Workspace | None = None
     """Where attempts have files; without it, models come as text and updates go as JSON."""
     pack: Packer = at_once
@@ -221,8 +226,9 @@ async def fetch_module(start: Start, supply: Supply, patience: Patience) -> Fetc
 async def _by_reference(ref: ModuleRef, supply: Supply, patience: Patience) -> Fetched:
     url = supply.services.check(ref.url, "the task's module")
     wanted = ref.sha256.lower()
-    known = supply.recent.get(wanted)
+    known = supply.recent.get(wanted) or await _kept(wanted, supply)
     if known is not None:
+        supply.recent.put(wanted, known)
         return Fetched(content=known, digest=wanted)
     response = await _get(url, "image", supply, patience)
     if response.status != _OK:
@@ -231,7 +237,23 @@ async def _by_reference(ref: ModuleRef, supply: Supply, patience: Patience) -> F
     if digest != wanted:
         raise AttemptFailed("image", f"the module at {url} has sha256 {digest}, not {ref.sha256}")
     supply.recent.put(digest, response.body)
+    if supply.modules is not None:
+        with suppress(EnvironmentError_):  # a cache without room costs the next fetch, not this task
+            await supply.modules.put(response.body)
     return Fetched(content=response.body, digest=digest, bytes_fetched=len(response.body))
+
+
+async def _kept(digest: str, supply: Supply) -> bytes | None:
+    """The module if this device's disk has it, whole."""
+    if supply.modules is None or not _DIGEST.fullmatch(digest):
+        return None
+    try:
+        return await supply.modules.get(digest)
+    except NotFound:
+        return None
+    except EnvironmentError_:
+        await supply.modules.delete(digest)  # damaged: the manager still has it
+        return None
 
 
 def _inline(file: str) -> Fetched:

@@ -5,7 +5,7 @@ from random import Random
 from typing import Protocol
 
 from propeller import limits
-from propeller.ports import Bus, Clock, Folder, HttpStreams, Images, Runtime
+from propeller.ports import Blobs, Bus, Clock, Folder, HttpStreams, Images, Runtime
 from propeller.proplet.gauges import Gauges
 from propeller.proplet.offload import Offload
 from propeller.proplet.packing import Packer, at_once
@@ -61,7 +61,8 @@ class PropletPorts:
     """The world of a proplet.
 
     Without `invoker` the calls of latent tasks run on `runtime`, in turn with the rest; without `gauges`
-    nothing is measured; without `workspace` guests have no files.
+    nothing is measured; without `workspace` guests have no files; without `modules` inline modules are
+    fetched anew by every process.
     """
 
     bus: Bus
@@ -77,3 +78,4 @@ class PropletPorts:
     gauges: Gauges | None = None
     workspace: Workspace | None = None
     pack: Packer = at_once
+    modules: Blobs | None = None

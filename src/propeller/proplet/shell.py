@@ -369,6 +369,7 @@ class Proplet:
             limits=guest_limits,
             offload=ports.offload,
             folders=offer.folders,
+            modules=ports.modules,
             workspace=ports.workspace,
             pack=ports.pack,
         )
