@@ -12,7 +12,7 @@
     ├── PeerError              another process misbehaves
     │   ├── PeerUnavailable    503  no answer, or an answer that says "later" (retryable)
     │   └── PeerRefused        502  answered, and will answer so again
-    ├── EnvironmentError_      this machine: disk, ports, descriptors
+    ├── EnvironmentError_  503  this machine: disk, ports, descriptors (retryable: it may pass)
     │   ├── StorageFull        507  (retryable once there is room)
     │   ├── StorageBroken      503  corrupt or foreign data; refuses to start rather than guess
     │   └── PortInUse          503
@@ -121,6 +121,7 @@ class EnvironmentError_(PropellerError):  # noqa: N801 - the underscore keeps th
 
     code = "environment"
     http_status = 503
+    retryable = True
 
 
 class StorageFull(EnvironmentError_):
@@ -128,19 +129,20 @@ class StorageFull(EnvironmentError_):
 
     code = "storage_full"
     http_status = 507
-    retryable = True
 
 
 class StorageBroken(EnvironmentError_):
     """The stored data are corrupt, foreign, or from a newer release."""
 
     code = "storage_broken"
+    retryable = False
 
 
 class PortInUse(EnvironmentError_):
     """A listening port is taken."""
 
     code = "port_in_use"
+    retryable = False
 
 
 class Bug(PropellerError):

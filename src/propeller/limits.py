@@ -307,9 +307,17 @@ OCI_TAG_PAGES_MAX = 100
 # Storage
 BLOB_INLINE_BYTES_MAX = 64 * 1024
 """Content up to this lives in its database row; larger content is a file of the blob store."""
+STORAGE_RETRY_S = 1.0
+"""Pause before a role whose disk failed reads again what it holds; meanwhile it decides nothing."""
 EVENT_LOOP_LAG_S_MAX = 0.050
 """No call may hold an event loop longer."""
 
 # Logs
 LOG_FILE_BYTES_MAX = 32 * 1024 * 1024
 """One role's log file; one older file of this size is kept beside it."""
+
+# Processes
+ROLE_DESCRIPTORS_MIN = 48
+"""File descriptors that one role alone needs before the first client comes."""
+UP_DESCRIPTORS_MIN = 128
+"""File descriptors that all services in one process need, with a few workers; measured: 63 with three."""

@@ -1,51 +1,16 @@
 """R3: the broker is killed in the middle of a round and started again, with and without what it kept."""
 
-import os
-import shutil
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from outside_broker import Broker
 from test_e2e_crash import HYPERPARAMS, MANY
-from walk_system import PROPELLER, SBIN, System, family, free_ports, listening, need, started, until
+from walk_system import PROPELLER, System, free_ports, need, started, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 RETURN_S = 5.0
 """What the catalogue allows for all clients to be back; a slow machine gets four times as long."""
-
-
-class Broker:
-    """`propeller broker` as a process of its own, which can be killed with all that it started."""
-
-    def __init__(self, data: Path, port: int, kind: str) -> None:
-        self._data = data
-        self._port = port
-        self._kind = kind
-        self.start()
-
-    def start(self) -> None:
-        """Start it and wait until it listens."""
-        command = [str(PROPELLER), "broker", "--data-dir", str(self._data), "--kind", self._kind]
-        self._process = subprocess.Popen(
-            [*command, "--port", str(self._port)],
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PATH": os.environ.get("PATH", "") + SBIN},
-        )
-        until("the broker listens", lambda: listening(self._port))
-
-    def kill(self) -> None:
-        """SIGKILL for all of it."""
-        for pid in [self._process.pid, *family(self._process.pid)]:
-            os.kill(pid, signal.SIGKILL)
-        self._process.wait(10)
-        until("nobody listens", lambda: not listening(self._port))
-
-    def forget(self, credentials: set[str]) -> None:
-        """Remove whatever it kept beyond these files of its directory."""
-        for path in (self._data / "broker").iterdir():
-            if path.name not in credentials:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _heard(system: System) -> dict[str, str]:
@@ -54,8 +19,15 @@ def _heard(system: System) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("forgets", [False, True], ids=["keeps", "forgets"])
-@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+@pytest.mark.parametrize(
+    ("kind", "forgets"),
+    [
+        ("embedded", False),
+        ("mosquitto", True),
+        pytest.param("embedded", True, marks=pytest.mark.long),
+        pytest.param("mosquitto", False, marks=pytest.mark.long),
+    ],
+)
 def test_a_round_outlives_its_broker(tmp_path: Path, kind: str, *, forgets: bool):
     """Killed with one update in: every client is back in seconds, and the round completes by itself (R3)."""
     if kind == "mosquitto":

@@ -15,7 +15,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -319,11 +319,13 @@ class System:
         assert not left, f"somebody still listens for {left}"
 
 
-def _up(data: Path, ports: Mapping[str, int], flags: list[str]) -> subprocess.Popen[bytes]:
+def _up(
+    data: Path, ports: Mapping[str, int], flags: list[str], prefix: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     data.mkdir(parents=True, exist_ok=True)
     env_file = data / "env"
     env_file.unlink(missing_ok=True)
-    command = [str(PROPELLER), "up", "--data-dir", str(data), "--env-file", str(env_file), *flags]
+    command = [*prefix, str(PROPELLER), "up", "--data-dir", str(data), "--env-file", str(env_file), *flags]
     command += [part for role, port in ports.items() for part in (f"--{role}-port", str(port))]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PROP")}
     environment["PATH"] = environment.get("PATH", "") + SBIN
@@ -346,12 +348,19 @@ def _ready(process: subprocess.Popen[bytes], data: Path) -> dict[str, str]:
 
 @contextmanager
 def started(
-    data: Path, *flags: str, proplets: int = 3, ports: dict[str, int] | None = None
+    data: Path,
+    *flags: str,
+    proplets: int = 3,
+    ports: dict[str, int] | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[System]:
-    """A running system for the life of the context; then a proof that it is gone."""
+    """A running system for the life of the context; then a proof that it is gone.
+
+    `prefix` is a command that becomes it, such as a shell that sets limits.
+    """
     told = ["--proplets", str(proplets), *flags]
     ports = ports or free_ports()
-    system = System(data=data, ports=ports, flags=told, process=_up(data, ports, told))
+    system = System(data=data, ports=ports, flags=told, process=_up(data, ports, told, prefix))
     try:
         system.env = _ready(system.process, data)
         yield system

@@ -166,7 +166,10 @@ CASES = {
 
 @pytest.mark.parametrize(("module", "kind"), CASES.values(), ids=CASES.keys())
 async def test_a_hostile_guest_fails_with_its_type(pool, module, kind, measured):
-    """Every kind of harm ends with its own kind of failure, on time; the pool serves the next guest."""
+    """Every kind of harm ends with its own kind of failure, on time; the pool serves the next guest.
+
+    Defect 4.25 of the original.
+    """
     await fails(pool, h.guest(module, limits=SMALL), kind, measured)
 
 
@@ -202,7 +205,10 @@ async def test_memory_comes_back_after_guests_that_filled_it(own_pool):
 
 
 async def test_stdout_up_to_the_limit_is_kept_when_it_overflows(pool):
-    """W5: an overflow fails even a guest that then exits with 0, and what fitted is there to read."""
+    """W5: an overflow fails even a guest that then exits with 0, and what fitted is there to read.
+
+    Defect 4.16 of the original.
+    """
     outcome = await pool.run(h.guest(h.OVERFLOW_AND_EXIT_0, limits=GuestLimits(stdout_bytes=1000)))
     assert isinstance(outcome, GuestFailed)
     assert outcome.kind == "output"

@@ -207,3 +207,25 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent():
         head = f"POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
         answer = await talk(port, head.encode())
         assert answer.startswith(b"HTTP/1.1 413")
+
+
+async def test_five_hundred_slow_connections_hold_up_nobody():
+    """Each says a byte of its head now and then; a client beside them is answered all the while (A3)."""
+    async with running(stall_s=2.0) as (port, _), contextlib.AsyncExitStack() as stack:
+        writers = []
+        for _ in range(500):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.transport.abort)
+            writer.write(b"GET /health HTTP/1.1\r\nX-Slow: ")
+            writers.append(writer)
+        http = AiohttpHttp()
+        stack.push_async_callback(http.close)
+        answered = 0
+        async with asyncio.timeout(60):
+            while not all(writer.transport.is_closing() for writer in writers):
+                for writer in writers:
+                    writer.write(b"x")
+                response = await http.request("GET", f"http://127.0.0.1:{port}/health")
+                answered += response.status == 200
+                await asyncio.sleep(0.05)
+        assert answered > 5, "all slow ones were cut off before anybody else was served"

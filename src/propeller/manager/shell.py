@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from propeller import limits
 from propeller.core import events as e
 from propeller.core.engine import Engine
 from propeller.core.ledger import Now
@@ -22,8 +23,6 @@ BATCH_EVENTS_MAX = 512
 """Events that share one commit."""
 INBOX_EVENTS_MAX = 20_000
 """Events that may wait; beyond it senders wait too, which slows intake down rather than losing anything."""
-_RETRY_S = 1.0
-"""Pause after a failed commit."""
 _DECIDE_S_MAX = 0.02
 """How long one batch may hold the loop; what is left of it is the next batch."""
 
@@ -204,10 +203,10 @@ class Shell:
                 await self.recover()
             except PropellerError as error:
                 logger().error("cannot recover yet", error=error.message, code=error.reason)
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(limits.STORAGE_RETRY_S)
             except Exception as error:  # noqa: BLE001 - the next try may read what this one could not
                 logger().error("bug: cannot recover yet", exc_info=error)
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(limits.STORAGE_RETRY_S)
             else:
                 return
 

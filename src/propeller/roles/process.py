@@ -7,24 +7,47 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
+from propeller import limits
 from propeller.errors import EnvironmentError_, PropellerError
 from propeller.telemetry import logs
 
 STOP_S: Final = 5.0
 """A process that was asked to stop has stopped after this."""
 _PR_SET_PDEATHSIG: Final = 1
+_DESCRIPTORS_MAX: Final = 65_536
+"""What a process asks for at most: far above its connections, and its bookkeeping stays small."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def enough_descriptors(needed: int) -> None:
+    """Have this process use as many file descriptors as it is allowed.
+
+    Raises `EnvironmentError_` if it is allowed fewer than `needed`: it would stop halfway, without a word.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise EnvironmentError_(
+            f"{needed} file descriptors are needed and {soft} allowed: raise the limit with `ulimit -n`, "
+            "or LimitNOFILE= in a systemd unit",
+            code="descriptors",
+        )
 
 
 def run_role(
     role: str, level: logs.Level, work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False
 ) -> None:
     """Run `work` as the one role of this process, its log on stderr, until it ends or a signal asks."""
+    enough_descriptors(limits.ROLE_DESCRIPTORS_MIN)
     logs.configure(role, level)
     with logs.role_context(role):
         run(work, small=small)

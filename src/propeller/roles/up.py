@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from propeller import limits
 from propeller.bus.address import parse_address
 from propeller.errors import PortInUse
 from propeller.http.listen import bind, port_of
@@ -24,7 +25,7 @@ from propeller.roles.identity import Config, read_config, write_config, write_pr
 from propeller.roles.layout import Running
 from propeller.roles.manager import run_manager
 from propeller.roles.place import LOOPBACK, Place
-from propeller.roles.process import watch
+from propeller.roles.process import enough_descriptors, watch
 from propeller.roles.readiness import wait_listening, wait_ready
 from propeller.roles.serving import (
     run_aggregator,
@@ -61,6 +62,7 @@ async def system(up: UpRole) -> AsyncIterator[System]:
 
     Raises `PortInUse` before anything has started, `Conflict` if the data directory is in use.
     """
+    enough_descriptors(limits.UP_DESCRIPTORS_MIN)
     async with AsyncExitStack() as stack:
         up.data.make()
         stack.callback(os.close, up.data.lock())

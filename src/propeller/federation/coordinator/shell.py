@@ -165,11 +165,23 @@ class Coordinator:
     async def _start_over(self, items: list[_Item], error: Exception) -> None:
         """Nothing of the batch counts: forget it, and tell everyone in it."""
         logger().error("batch not committed", exc_info=error)
-        await self.load()
+        loaded = await self._loaded()
         told = error if isinstance(error, PropellerError) else Bug(f"the coordinator failed: {error!r}")
         for item in items:
             if not item.answer.done():
                 item.answer.set_exception(told)
+        while not loaded:
+            await asyncio.sleep(limits.STORAGE_RETRY_S)
+            loaded = await self._loaded()
+
+    async def _loaded(self) -> bool:
+        """Whether the store's word could be taken, after a commit that was not kept."""
+        try:
+            await self.load()
+        except Exception as error:  # noqa: BLE001 - the next try may read what this one could not
+            logger().error("cannot load yet", exc_info=error)
+            return False
+        return True
 
     def _follow_up(self, batch: Batch, changes: Changes, tasks: asyncio.TaskGroup) -> None:
         self.outbox.update(changes.notices, changes.done)
