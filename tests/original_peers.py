@@ -112,6 +112,11 @@ class Device:
         topic = self._topic(filled(message["topic"], {"me": self.me, **names}))
         await self._client.publish(topic, body, self._speech["session"]["qos"])
 
+    async def shout(self, golden_topic: str, payload: bytes) -> None:
+        """Publish anything, with no promise of delivery."""
+        assert self._client is not None
+        await self._client.publish(self._topic(golden_topic), payload, 0)
+
     async def hears(self, what: str, **names: Any) -> dict[str, Any]:
         """Wait for the next message on that golden message's topic, which must equal it.
 

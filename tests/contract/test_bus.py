@@ -82,7 +82,10 @@ async def test_nobody_gets_retained_messages_unasked(hub: Hub) -> None:
 
 
 async def test_a_broken_connection_sends_the_will_and_heals(hub: Hub) -> None:
-    """The last will is sent; the client returns with its subscriptions, greets again, and counts it."""
+    """The last will is sent; the client returns with its subscriptions, greets again, and counts it.
+
+    Defect 4.8 of the original.
+    """
     manager = await _manager(hub)
     proplet = await hub.join("p1", *T.proplet_subscriptions("p1"), will=WILL).ready()
     assert proplet.bus.reconnects == 0

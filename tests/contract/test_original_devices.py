@@ -282,3 +282,30 @@ async def test_the_embedded_proplet_dies_and_returns(site: Site) -> None:
     await device.takes("B/control/manager/start")
     await device.say("result", task=task, result="1")
     assert (await site.ended(task))["state"] == 3
+
+
+POISON = [
+    b"",
+    b"{",
+    b"\xff",
+    b"[" * 1000,
+    b"null",
+    b'{"proplet_id":1}',
+    b'{"proplet_id":"../x"}',
+    b'{"task_id":[]}',
+]
+
+
+async def test_a_thousand_poison_messages_hold_up_nobody(site: Site) -> None:
+    """M8: whoever speaks behind them is heard at once; they are counted, and none makes a proplet."""
+    bad, good = site.device("rust_proplet", "l2"), site.device("rust_proplet")
+    await bad.connect()
+    kinds = ("create", "alive", "results", "metrics", "task_metrics", "invoke_results")
+    for number in range(1000):
+        await bad.shout(f"B/control/proplet/{kinds[number % 6]}", POISON[number % len(POISON)])
+    began_s = asyncio.get_running_loop().time()
+    await good.switch_on()
+    await site.alive("l1")
+    print(f"heard {asyncio.get_running_loop().time() - began_s:.2f} s after a thousand poison messages")
+    page = await site.good("GET", "/proplets")
+    assert [one["id"] for one in page["proplets"]] == ["l1"]

@@ -76,7 +76,7 @@ def test_health_and_empty_lists():
 
 
 def test_task_tells_the_experiments_own_hyperparameters():
-    """`GET /task` answers what was registered, not constants."""
+    """`GET /task` answers what was registered, not constants (defect 4.17)."""
 
     async def scenario(world):
         await world.register(hyperparams={"epochs": 7})
@@ -95,7 +95,10 @@ def test_task_tells_the_experiments_own_hyperparameters():
 
 
 def test_equal_request_is_idempotent_and_another_is_a_conflict():
-    """The same round id with an equal body changes nothing; with another body it is refused, also later."""
+    """The same round id with an equal body changes nothing; with another body it is refused, also later.
+
+    Defect 4.17 of the original.
+    """
 
     async def scenario(world):
         first = await world.register()
@@ -194,7 +197,10 @@ REFUSALS = [
 
 
 def test_bad_update_is_refused_while_the_round_proceeds():
-    """4xx with a stable code, counted in the round; a good update of the same participant still counts."""
+    """4xx with a stable code, counted in the round; a good update of the same participant still counts.
+
+    Defect 4.18 of the original.
+    """
 
     async def scenario(world):
         for number, (more, status, code) in enumerate(REFUSALS):
@@ -251,7 +257,10 @@ def test_cbor_and_json_are_the_same_update():
 
 
 def test_participant_counts_once():
-    """The same content again is accepted as a duplicate, other content and late updates are conflicts."""
+    """The same content again is accepted as a duplicate, other content and late updates are conflicts.
+
+    Defect 4.17 of the original.
+    """
 
     async def scenario(world):
         await world.register(participants=["p1", "p2"], k_of_n=1)
@@ -285,7 +294,7 @@ def test_concurrent_copies_of_one_update_count_once():
 
 
 def test_token_is_checked_when_present_and_required_when_told():
-    """A wrong token is refused always, a missing one only where tokens are required."""
+    """A wrong token is refused always, a missing one only where tokens are required (defect 4.18)."""
 
     async def lenient(world):
         await world.register()
@@ -346,7 +355,7 @@ def test_same_updates_give_the_same_model_in_any_order():
 
 
 def test_round_from_an_older_version_makes_the_next_one():
-    """Two rounds from version 0 give versions 1 and 2, both children of 0."""
+    """Two rounds from version 0 give versions 1 and 2, both children of 0 (defect 4.17)."""
 
     async def scenario(world):
         for round_id, value in (("r1", 1.0), ("r2", 2.0)):

@@ -21,7 +21,10 @@ async def play(world, round_id, value, participants=("p1", "p2")):
 
 
 def test_experiment_drives_its_rounds_from_model_to_model():
-    """Three rounds: each later one is announced until launched, and starts from the model before it."""
+    """Three rounds: each later one is announced until launched, and starts from the model before it.
+
+    Defect 4.19 of the original.
+    """
 
     async def scenario(world):
         status, answer = await world.register("", participants=["p1", "p2"], rounds=3, seed=5)
@@ -118,7 +121,7 @@ def test_update_by_mqtt_gets_a_verdict():
 
 
 def test_update_on_a_root_topic_counts_without_a_verdict():
-    """The older application's proplets are understood; body and topic must agree."""
+    """The older application's proplets are understood; body and topic must agree (defect 4.13)."""
 
     async def scenario(world):
         await world.register()

@@ -34,7 +34,10 @@ def model_hash(restarts):
 
 
 def test_killed_coordinator_loses_and_repeats_nothing():
-    """Whenever it is killed, every accepted update counts once and the model has the same bits."""
+    """Whenever it is killed, every accepted update counts once and the model has the same bits.
+
+    Defect 4.19 of the original.
+    """
     assert len({model_hash(restarts) for restarts in ((), (0,), (1,), (2,), (0, 1, 2))}) == 1
 
 

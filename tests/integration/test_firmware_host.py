@@ -492,7 +492,7 @@ def _chunk(index: int, count: int, data: bytes, app: str = "app") -> dict[str, A
 
 
 def test_chunks_come_in_any_order_and_any_number(program):
-    """Repetitions and foreign images change nothing; disagreement and too much refuse."""
+    """Repetitions and foreign images change nothing; disagreement and too much refuse (defect 4.26)."""
     first, second = _chunk(0, 2, b"hello "), _chunk(1, 2, b"world")
     whole = [second, _chunk(0, 9, b"x", "other"), second, first, first]
     cases = [whole, [first], [first, _chunk(1, 3, b"")], [_chunk(5, 5, b"")], [_chunk(0, 1, bytes(70_000))]]

@@ -244,7 +244,7 @@ def test_the_lists_have_the_originals_page_shape():
 
 
 def test_what_is_not_there_is_404():
-    """Unknown tasks, proplets, paths; a wrong method is 405."""
+    """Unknown tasks, proplets, paths; a wrong method is 405 (defect 4.5)."""
 
     async def story(api: Api):
         for method, path in (
@@ -270,7 +270,7 @@ def test_what_is_not_there_is_404():
 
 
 def test_a_second_start_is_refused_while_a_run_is_live_and_adds_a_run_after():
-    """409 while it runs; afterwards a start is run 2 (the original never allowed one: weakness 3)."""
+    """409 while it runs; afterwards a start is run 2 (the original never allowed one: defect 4.3)."""
 
     async def story(api: Api):
         body = {"name": "x", "id": "t", "file": base64.b64encode(LOOP).decode()}
@@ -297,7 +297,7 @@ def test_a_second_start_is_refused_while_a_run_is_live_and_adds_a_run_after():
 
 
 def test_a_task_for_an_offline_proplet_waits_with_a_reason():
-    """Accepted, Pending, and it says why; it runs when the proplet is back."""
+    """Accepted, Pending, and it says why; it runs when the proplet is back (defect 4.22)."""
 
     async def story(api: Api):
         api.world.nodes["proplet-2"].crash()
@@ -314,7 +314,7 @@ def test_a_task_for_an_offline_proplet_waits_with_a_reason():
 
 
 def test_put_keeps_what_it_does_not_name():
-    """A change of one field leaves the others (the original erased the schedule: weakness 4)."""
+    """A change of one field leaves the others (the original erased the schedule: defect 4.4)."""
 
     async def story(api: Api):
         body = {"name": "x", "id": "t", "image_url": ECHO_IMAGE, "env": {"A": "1"}, "metadata": {"k": 1}}

@@ -18,7 +18,7 @@ async def runs(api: Api, task_id: str) -> int:
 
 
 def test_a_recurring_task_adds_runs_and_shows_the_next():
-    """Every five minutes is three runs in fifteen (weakness 3); each begins at its time."""
+    """Every five minutes is three runs in fifteen (defect 4.3); each begins at its time."""
 
     async def story(api: Api):
         body = echo("t", schedule="*/5 * * * *", is_recurring=True, timezone="Europe/Berlin")
@@ -55,7 +55,7 @@ def test_a_task_that_is_to_run_once_loses_its_schedule_then():
 
 
 def test_an_update_without_a_schedule_keeps_it_and_an_empty_one_takes_it_away():
-    """Any PUT cleared it in the original (weakness 4); a new one counts from now."""
+    """Any PUT cleared it in the original (defect 4.4); a new one counts from now."""
 
     async def story(api: Api):
         task = await api.good("POST", "/tasks", echo("t", schedule="0 0 1 1 *", is_recurring=True))

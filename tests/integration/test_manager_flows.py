@@ -35,7 +35,7 @@ def test_a_workflow_runs_in_the_order_of_its_graph():
 
 
 def test_a_failure_skips_its_branch_at_once_and_wakes_the_one_that_waits_for_it():
-    """Skips cascade without waiting for another result (weakness 28); the reason is visible."""
+    """Skips cascade without waiting for another result (defect 4.28); the reason is visible."""
 
     async def story(api: Api):
         tasks = [
@@ -56,7 +56,7 @@ def test_a_failure_skips_its_branch_at_once_and_wakes_the_one_that_waits_for_it(
 
 
 def test_starting_a_root_again_runs_its_workflow_again():
-    """Each pass adds a run to each task (weakness 3: the original could not start a task twice)."""
+    """Each pass adds a run to each task (defect 4.3: the original could not start a task twice)."""
 
     async def story(api: Api):
         await api.good("POST", "/workflows", {"tasks": [echo("a"), echo("b", depends_on=["a"])]})
@@ -149,7 +149,7 @@ def test_ten_thousand_tasks_in_one_workflow():
 
 
 def test_a_parallel_job_from_creation_to_its_end():
-    """201 with a Location, 200 for the view (weakness 1), states and times in the list, run by run."""
+    """201 with a Location, 200 for the view (defect 4.1), states and times in the list, run by run."""
 
     async def story(api: Api):
         status, job = await api.ask(
@@ -182,7 +182,7 @@ def test_a_parallel_job_from_creation_to_its_end():
 
 
 def test_a_sequential_job_waits_for_each_task():
-    """One at a time, in the order given (weakness 28)."""
+    """One at a time, in the order given (defect 4.28)."""
 
     async def story(api: Api):
         body = {"execution_mode": "sequential", "tasks": [echo("a"), echo("b"), echo("c")]}
@@ -196,7 +196,7 @@ def test_a_sequential_job_waits_for_each_task():
 
 
 def test_a_failure_ends_a_job():
-    """What runs is stopped, what waits is skipped, what waits for the failure runs (weakness 28)."""
+    """What runs is stopped, what waits is skipped, what waits for the failure runs (defect 4.28)."""
 
     async def story(api: Api):
         tasks = [

@@ -31,7 +31,10 @@ async def serving(api: Api, **fields) -> str:
 
 
 def test_a_latent_task_is_called_and_stopped():
-    """It runs for ever, answers calls with their own inputs, and after a stop says that it does not run."""
+    """It runs for ever, answers calls with their own inputs, and after a stop says that it does not run.
+
+    Defect 4.22 of the original.
+    """
 
     async def story(api: Api):
         task_id = await serving(api, inputs=["own"])

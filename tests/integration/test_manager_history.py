@@ -94,7 +94,7 @@ def test_dependents_get_the_results_of_the_dependencies_that_completed():
     ],
 )
 def test_measurements_of_proplets_are_kept_with_their_moment(said, shown):
-    """All three ways to write a moment are understood; device uptime means now (weakness 11)."""
+    """All three ways to write a moment are understood; device uptime means now (defect 4.11)."""
 
     async def story(api: Api):
         await publish(api, TOPICS.from_proplet(FromProplet.CREATE), {"proplet_id": "old"})

@@ -251,7 +251,10 @@ def stranger(tmp_path_factory) -> Path:
 
 @pytest.mark.timeout(400)
 async def test_a_strangers_go_trainer_runs_unchanged(pool, stranger):
-    """Megabytes of Go that export `_start` and `run` train by the same ABI, whatever the task's name."""
+    """Megabytes of Go that export `_start` and `run` train by the same ABI, whatever the task's name.
+
+    Defect 4.15 of the original.
+    """
     assert stranger.stat().st_size > 1_000_000
     job_environment = round_environment([0, 0, 0], SAMPLE, epochs=2, lr=0.1)
     for name in ("fl-round-x", "_start", "", "fl-manual-7"):

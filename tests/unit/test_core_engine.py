@@ -224,6 +224,20 @@ def test_the_legacy_lane_counts_only_for_its_own_attempts(engine):
     assert saved(old.handle(word, at(1))).state is RunState.COMPLETED
 
 
+def test_an_old_device_that_announces_itself_anew_has_lost_its_work():
+    """The run is tried again, a stopped one is over; a start that is still on its way may cross."""
+    engine = Engine()
+    engine.handle(e.Heard(proplet_id="p", lane="legacy", name="n", cause="test"), at(0))
+    start(engine)
+    anew = e.Announced(proplet_id="p", protocol=1, name="n", cause="test")
+    assert engine.handle(anew, at(0.5)) == []
+    again = saved(engine.handle(anew, at(5)))
+    assert [one.state for one in again.attempts] == [AttemptState.LOST, AttemptState.RUNNING]
+    engine.handle(e.StopRequested(task_id="t", reason="by user", cause="test"), at(6))
+    over = saved(engine.handle(anew, at(7)))
+    assert (over.state, over.reason) == (RunState.INTERRUPTED, "by user")
+
+
 def test_round_robin_takes_turns():
     """Tasks without a wish spread over the proplets."""
     engine = Engine()

@@ -1,4 +1,4 @@
-"""Workflows and jobs: what is due, decided from the latest runs alone (A6, weakness 28)."""
+"""Workflows and jobs: what is due, decided from the latest runs alone (A6, defect 4.28)."""
 
 import time
 
@@ -74,7 +74,7 @@ def test_a_workflow_starts_nothing_by_itself_and_then_follows_its_graph():
 
 
 def test_skips_cascade_at_once():
-    """A failure skips the whole branch in one step, and wakes the branch that waits for it (weakness 28)."""
+    """A failure skips the whole branch in one step, and wakes the branch that waits for it (defect 4.28)."""
     play = Play({"a": "", "b": "a", "c": "b", "d": "c", "x": ("a", "failure"), "y": "x"})
     play.begin("a")
     play.end("a", FAILED)
@@ -136,7 +136,7 @@ def test_a_parallel_job_starts_its_roots_together_and_stops_at_the_first_failure
 
 
 def test_a_sequential_job_really_waits():
-    """One task at a time, dependencies first, else in the order given (weakness 28)."""
+    """One task at a time, dependencies first, else in the order given (defect 4.28)."""
     play = Play({"a": "", "b": "c", "c": "", "d": ""}, job=True, mode=Mode.SEQUENTIAL)
     order = ""
     while started := play.step()[0]:

@@ -92,7 +92,10 @@ async def put_manifest(http, repo, target, media_type=IMAGE_MANIFEST, **document
 
 
 async def test_push_then_fetch_by_tag_and_digest(images):
-    """What is pushed comes back: same bytes, their digest, and the manifest that the tag means."""
+    """What is pushed comes back: same bytes, their digest, and the manifest that the tag means.
+
+    Defect 4.20 of the original.
+    """
     pushed = await images.push(ref("team/a:v1"), WASM, {"org.example": "yes"})
     for text in ("team/a:v1", f"team/a@{pushed}", f"team/a:other@{pushed}"):
         got = await images.fetch(f"oci://{HOST}/{text}")

@@ -41,7 +41,7 @@ def index(*children, **more):
 
 @pytest.mark.parametrize("media_type", sorted(WASM_LAYERS))
 def test_layer_of_a_wasm_type_is_chosen(media_type):
-    """Each media type that says Wasm is taken before anything else, wherever it stands."""
+    """Each media type that says Wasm is taken before anything else, wherever it stands (defect 4.20)."""
     manifest = read_manifest(image(layer(TAR, "x.wasm"), layer(media_type, digest=D[:-1] + "1")), "it")
     assert choose_layer(manifest, "it").digest == D[:-1] + "1"
 

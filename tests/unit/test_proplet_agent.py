@@ -154,7 +154,7 @@ def test_a_stop_without_an_attempt_ends_all_of_the_task():
 
 
 def test_a_stop_of_another_proplet_is_ignored():
-    """A stop addressed elsewhere stops nothing here."""
+    """A stop addressed elsewhere stops nothing here (defect 4.9)."""
     agent = welcomed()
     agent.handle(start(key()), 1.0)
     assert kinds(agent.handle(stop(key(), proplet_id="p-2"), 2.0)) == ["Ignored"]
