@@ -152,3 +152,82 @@ def test_a_participant_that_failed_for_good_ends_the_round_early(restart):
         assert api.world.clock.now().mono_s - began_s < 1000
 
     in_world(story)
+
+
+HANDLE = {
+    "id": "job",
+    "name": "train-together",
+    "kind": "federated",
+    "mode": "train",
+    "image_url": TRAINER_IMAGE,
+    "fl": {
+        "total_rounds": 2,
+        "clients_per_round": 2,
+        "min_participants": 2,
+        "round_timeout_sec": 60,
+        "learning_rate": 0.01,
+        "update_format": "json-f64",
+    },
+}
+
+
+def test_a_federated_task_is_a_handle_on_an_experiment():
+    """Its state mirrors the experiment's; each start is another one; clients per round are enforced."""
+
+    async def story(api: Api):
+        await with_data(api, "proplet-1", "proplet-2", "proplet-3")
+        made = await api.good("POST", "/tasks", HANDLE)
+        assert (made["state"], made["fl"]["total_rounds"]) == (0, 2)
+        for start, experiment_id in ((1, "job"), (2, "job.2")):
+            await api.good("POST", "/tasks/job/start")
+            assert (await api.ask("POST", "/tasks/job/start"))[0] == 409
+            assert (await api.ask("DELETE", "/tasks/job"))[0] == 409
+            task = await api.ended("job", run=start)
+            assert (task["state"], task["experiment_id"]) == (3, experiment_id)
+            assert task["results"]["model_ref"] == f"fl/models/global_model_v{2 * start}"
+            found = await api.good("GET", f"/fl/experiments/{experiment_id}")
+            assert [len(one["participants"]) for one in found["history"]] == [2, 2]
+        listed = (await api.good("GET", "/tasks?limit=100"))["tasks"]
+        assert [task["state"] for task in listed if task["id"] == "job"] == [3]
+        assert (await api.good("GET", "/tasks/job/results"))["results"]["rounds"] == 2
+
+    in_world(story)
+
+
+def test_stopping_the_handle_stops_the_experiment():
+    """And the tasks of the round under way; a handle that never began has nothing to stop."""
+
+    async def story(api: Api):
+        await with_data(api, "proplet-1", "proplet-2")
+        api.world.nodes["proplet-2"].crash()
+        await api.good("POST", "/tasks", HANDLE)
+        await api.good("POST", "/tasks/job/stop")
+        assert (await api.good("GET", "/tasks/job"))["state"] == 0
+        await api.good("POST", "/tasks/job/start")
+        await asyncio.sleep(5)
+        assert (await api.good("GET", "/tasks/job"))["state"] == 2
+        await api.good("POST", "/tasks/job/stop")
+        task = await api.ended("job")
+        assert (task["state"], task["reason"]) == (6, "stopped")
+        assert (await api.good("GET", "/fl/experiments/job"))["state"] == "stopped"
+
+    in_world(story, proplets=2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "standard"},
+        {"env": {"ROUND_ID": "r-1"}},
+        {"schedule": "* * * * *"},
+        {"proplet_id": "proplet-1"},
+        {"fl": {"job_id": "no id"}},
+    ],
+)
+def test_a_handle_has_no_place_of_its_own(wrong):
+    """What only a task that runs can have is refused."""
+
+    async def story(api: Api):
+        assert (await api.ask("POST", "/tasks", {**HANDLE, **wrong}))[0] == 400
+
+    in_world(story, proplets=1)

@@ -56,6 +56,7 @@ def test_the_absence_of_one_moves_nobody_else():
         (Selection(clients=3), 3),
         (Selection(clients=3, min_connected=5), 5),
         (Selection(clients=3, k_of_n=2), 2),
+        (Selection(clients=3, min_connected=1), 1),
         (Selection(fraction=0.5), 5),
     ],
 )

@@ -8,6 +8,7 @@ from propeller.cli import (
     datasets,
     demo,
     emulate,
+    experiments,
     fl,
     flows,
     images,
@@ -77,6 +78,7 @@ def program(
 
 
 roles.add_to(app)
+experiments.add_to(fl.app)
 demo.add_to(app)
 emulate.add_to(app)
 app.add_typer(tasks.app, name="tasks")

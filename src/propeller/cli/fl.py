@@ -1,4 +1,4 @@
-"""`propeller fl …`: experiments, rounds and updates."""
+"""`propeller fl …`: single rounds and updates by hand; `cli.experiments` adds the commands on experiments."""
 
 from pathlib import Path
 from typing import Annotated
@@ -91,34 +91,3 @@ def round_status(ctx: typer.Context, round_id: RoundArgument) -> None:
     """How far a round is."""
     with session(ctx).client() as client:
         session(ctx).show(client.fl.round_status(round_id))
-
-
-@app.command()
-def status(ctx: typer.Context, experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT")]) -> None:
-    """How far an experiment is, with its latest rounds."""
-    with session(ctx).client() as client:
-        session(ctx).show(client.fl.experiment(experiment_id))
-
-
-@app.command()
-def stop(ctx: typer.Context, experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT")]) -> None:
-    """End an experiment and the round that is under way."""
-    with session(ctx).client() as client:
-        client.fl.stop(experiment_id)
-    session(ctx).done()
-
-
-@app.command()
-def watch(
-    ctx: typer.Context,
-    round_id: RoundArgument,
-    timeout_s: Annotated[float, typer.Option("--timeout-s")] = 3600.0,
-) -> None:
-    """Wait for a round's end, printing each change; exits 1 if it failed."""
-    from propeller.errors import PeerRefused
-
-    with session(ctx).client() as client:
-        for seen in client.fl.follow(round_id, timeout_s=timeout_s):
-            session(ctx).show(seen)
-            if seen.state == "failed":
-                raise PeerRefused(f"round {round_id} failed: {seen.reason}", code="round_failed")

@@ -14,11 +14,20 @@ from rich.text import Text
 from propeller.client.data import DatasetList, ModelList
 from propeller.client.tasks import ended
 from propeller.core.task import TaskState
-from propeller.wire.experiments import ExperimentDetail, RoundStatus
+from propeller.wire.experiments import (
+    ExperimentDetail,
+    ExperimentPage,
+    MetricRow,
+    ParticipantRows,
+    RoundPage,
+    RoundStatus,
+    RoundView,
+)
 from propeller.wire.flows import JobPage, JobView, WorkflowView
 from propeller.wire.history import EventPage, MetricsPage
 from propeller.wire.tasks import ZERO_TIME, HistoryPage, PropletPage, PropletView, TaskPage, TaskView
 
+BAR_CHARS = 50
 PIPED_COLUMNS = 240
 """Width when stdout is no terminal: ids are never cut for a program that reads a table."""
 _STYLES = {TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.RUNNING: "cyan"}
@@ -288,9 +297,21 @@ def _(found: ExperimentDetail) -> Group:
             "round": f"{found.round} of {found.rounds}",
             "model": found.model_ref,
             "participants": ", ".join(found.participants),
+            "selector": found.selector,
             "strategy": found.strategy.name,
+            "metrics": _metrics(found.metrics),
+            "best version": found.best_version,
         }
     )
+    return Group(about, "", _rounds(found.history))
+
+
+@_table.register
+def _(page: RoundPage) -> Table:
+    return _rounds(page.rounds)
+
+
+def _rounds(rounds: Sequence[RoundView]) -> Table:
     rows = [
         (
             one.round_id,
@@ -298,10 +319,93 @@ def _(found: ExperimentDetail) -> Group:
             f"{one.num_updates}/{one.k_of_n}",
             _metrics(one.metrics),
             f"{one.seconds:.2f}",
+            one.reason,
         )
-        for one in found.history
+        for one in rounds
     ]
-    return Group(about, "", columns(("ROUND", "STATE", "UPDATES", "METRICS", "SECONDS"), rows))
+    return columns(("ROUND", "STATE", "UPDATES", "METRICS", "SECONDS", "SAYS"), rows)
+
+
+@_table.register
+def _(page: ExperimentPage) -> Table:
+    rows = [
+        (
+            one.experiment_id,
+            one.state,
+            f"{one.round}/{one.rounds}",
+            one.model_ref,
+            _metrics(one.metrics),
+            one.reason,
+        )
+        for one in page.experiments
+    ]
+    return columns(("EXPERIMENT", "STATE", "ROUND", "MODEL", "METRICS", "SAYS"), rows)
+
+
+@_table.register
+def _(row: MetricRow) -> str:
+    made = "" if row.model_version is None else f" → version {row.model_version}"
+    said = (
+        f"{row.num_updates} updates, {row.samples} samples, {row.bytes} bytes, {row.seconds:.2f} s",
+        _metrics(row.metrics),
+    )
+    return f"{row.round_id} {row.state}{made}: " + ", ".join(filter(None, said))
+
+
+@_table.register
+def _(found: ParticipantRows) -> Table:
+    rows = [
+        (
+            one.participant,
+            f"{one.sent}/{one.asked}",
+            str(one.lost),
+            str(one.refused),
+            str(one.samples),
+            str(one.bytes),
+            f"{one.seconds_mean:.2f}",
+            _metrics(one.metrics),
+        )
+        for one in found.participants
+    ]
+    names = ("PARTICIPANT", "SENT", "LOST", "REFUSED", "SAMPLES", "BYTES", "SECONDS", "LATEST METRICS")
+    return columns(names, rows)
+
+
+class Bars(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric by round, drawn from zero (or the least value below it) to the greatest."""
+
+    metric: str
+    points: list[tuple[int, float]]
+
+
+@_table.register
+def _(bars: Bars) -> str:
+    values = [value for _, value in bars.points]
+    low = min(0.0, *values)
+    unit = (max(values) - low) / BAR_CHARS or 1.0
+    lines = [
+        f"{number:>6}  {value:<10.4g}  {'█' * round((value - low) / unit)}" for number, value in bars.points
+    ]
+    return "\n".join((f" round  {bars.metric}", *lines))
+
+
+class Records(msgspec.Struct, frozen=True, kw_only=True):
+    """Records with the same fields, by name."""
+
+    rows: list[dict[str, Any]]
+
+
+@_table.register
+def _(records: Records) -> Table | str:
+    if not records.rows:
+        return "none"
+    names = [name.upper() for name in records.rows[0]]
+    shown = [[_cell(value) for value in row.values()] for row in records.rows]
+    return columns(names, shown)
+
+
+def _cell(value: object) -> str:
+    return _metrics(value) if isinstance(value, Mapping) else str(value)
 
 
 @_table.register

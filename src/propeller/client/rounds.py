@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from propeller.client.calls import Role, changes, part
+from propeller.client.calls import Query, Role, changes, part
 from propeller.wire.experiments import (
     ExperimentBody,
     ExperimentConfigured,
     ExperimentDetail,
     ExperimentPage,
+    ExperimentView,
+    MetricRow,
+    MetricRows,
+    ParticipantRows,
     RoundDetail,
     RoundPage,
     RoundStatus,
@@ -24,6 +28,7 @@ from propeller.wire.experiments import (
 
 POLL_S = 0.05
 CBOR = "application/cbor"
+_ENDED = {"completed", "failed"}
 
 
 class _Configured(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,9 +92,55 @@ class Rounds:
         """Experiments, newest first."""
         return await self._coordinator.get(ExperimentPage, "/experiments", {"offset": offset, "limit": limit})
 
-    async def stop(self, experiment_id: str) -> ExperimentDetail:
+    async def rounds_of(self, experiment_id: str, *, offset: int = 0, limit: int = 100) -> RoundPage:
+        """Rounds and evaluations of one experiment, newest first."""
+        query: Query = {"experiment_id": experiment_id, "offset": offset, "limit": limit}
+        return await self._coordinator.get(RoundPage, "/rounds", query)
+
+    async def metrics(self, experiment_id: str) -> MetricRows:
+        """An experiment's rounds and evaluations in numbers, oldest first."""
+        return await self._coordinator.get(MetricRows, f"/experiments/{part(experiment_id)}/metrics")
+
+    async def participants(self, experiment_id: str) -> ParticipantRows:
+        """Who took part in an experiment, and what each sent."""
+        path = f"/experiments/{part(experiment_id)}/participants"
+        return await self._coordinator.get(ParticipantRows, path)
+
+    async def stop(self, experiment_id: str) -> ExperimentView:
         """End an experiment and the round that is under way."""
-        return await self._coordinator.post(ExperimentDetail, f"/experiments/{part(experiment_id)}/stop")
+        return await self._coordinator.post(ExperimentView, f"/experiments/{part(experiment_id)}/stop")
+
+    async def pause(self, experiment_id: str) -> ExperimentView:
+        """Let no further round begin; the one under way goes on to its end."""
+        return await self._coordinator.post(ExperimentView, f"/experiments/{part(experiment_id)}/pause")
+
+    async def resume(self, experiment_id: str) -> ExperimentView:
+        """Let a paused experiment go on."""
+        return await self._coordinator.post(ExperimentView, f"/experiments/{part(experiment_id)}/resume")
+
+    async def follow_experiment(self, experiment_id: str, *, timeout_s: float) -> AsyncIterator[MetricRow]:
+        """Each round and evaluation once it has ended, until the experiment has.
+
+        Raises `PeerUnavailable` if it has not by then.
+        """
+
+        async def look() -> tuple[bool, list[MetricRow]]:
+            # The end first: rounds that are asked for after it are all there.
+            over = (await self.experiment(experiment_id)).ended_at is not None
+            rows = (await self.metrics(experiment_id)).rows
+            return over, [row for row in rows if row.state in _ENDED]
+
+        shown = 0
+        async for _, rows in changes(
+            look,
+            lambda found: found[0],
+            what=f"experiment {experiment_id}",
+            timeout_s=timeout_s,
+            pause_s=POLL_S,
+        ):
+            for row in rows[shown:]:
+                yield row
+            shown = len(rows)
 
     async def follow(self, round_id: str, *, timeout_s: float) -> AsyncIterator[RoundStatus]:
         """The round's status now and after each change, until it has ended.

@@ -88,6 +88,12 @@ class Task:
     restart: Retry | None = None
     reschedule: Retry | None = None
     disconnect: Disconnect = field(default_factory=Disconnect)
+    fl: Mapping[str, object] = field(default_factory=dict)
+    """The experiment that a task of kind federated stands for; empty for a task that runs by itself."""
+    experiment_id: str = ""
+    """The experiment of its latest start."""
+    starts: int = 0
+    """How often such a task was started."""
 
     @property
     def endless(self) -> bool:
@@ -121,6 +127,11 @@ class Task:
         return self.env.get("ROUND_ID", "")
 
     @property
+    def handle(self) -> bool:
+        """Whether it stands for an experiment: it has no runs of its own, and shows how that one is."""
+        return bool(self.fl)
+
+    @property
     def federated(self) -> bool:
         """Federated tasks run where the data is: they restart, and are never moved to another proplet."""
         return bool(self.round_id)
@@ -136,6 +147,7 @@ def define(task: Task) -> Task:
     _check_metadata(task.metadata)
     _check_flow(task)
     _check_policies(task)
+    _check_handle(task)
     if task.schedule:
         schedule.parse(task.schedule)
         schedule.zone(task.timezone)
@@ -147,6 +159,19 @@ def _check_name(name: str) -> None:
         raise BadInput("missing identity name: give the task a `name`", code="missing_name")
     if len(name) > limits.TASK_NAME_CHARS_MAX:
         raise BadInput(f"name is longer than {limits.TASK_NAME_CHARS_MAX} characters")
+
+
+def _check_handle(task: Task) -> None:
+    if not task.fl:
+        return
+    if task.kind != "federated":
+        raise BadInput("`fl` describes the experiment of a task of kind federated", code="bad_kind")
+    if task.endless or task.flow_id or task.schedule or task.proplet_id or task.round_id:
+        raise BadInput(
+            "a task that stands for an experiment has no proplet, round, schedule, workflow or job of its "
+            "own; say in `fl` who takes part",
+            code="bad_handle",
+        )
 
 
 def _check_placement(task: Task) -> None:

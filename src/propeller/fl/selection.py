@@ -25,7 +25,8 @@ class Selection:
     fraction: float = 0.0
     """The same as a share of the candidates; 0: all of them."""
     min_connected: int = 0
-    """The round waits until so many candidates are connected; 0: as many as close its set."""
+    """The round waits until so many candidates are connected; 0: as many as close its set. With fewer than
+    close it, all who are there are asked, and all of them close it."""
     over_sampling: float = 1.0
     """So many times more participants are asked than updates are wanted."""
     k_of_n: int = 0
@@ -73,11 +74,11 @@ def draw(
     """The participants of a round among the `connected` candidates; None while too few are connected."""
     wanted = selection.wanted(len(candidates))
     k = min(selection.k_of_n or wanted, wanted)
-    if len(connected) < max(selection.min_connected, k, 1):
+    if len(connected) < max(selection.min_connected or k, 1):
         return None
     asked = min(math.ceil(wanted * selection.over_sampling - 1e-9), len(connected))
     lots = sorted(connected, key=lambda candidate: _lot(seed, round_id, candidate))
-    return Drawn(participants=tuple(sorted(lots[:asked])), k=k)
+    return Drawn(participants=tuple(sorted(lots[:asked])), k=min(k, asked))
 
 
 def _lot(seed: int, round_id: str, candidate: str) -> bytes:

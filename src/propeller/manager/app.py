@@ -28,6 +28,7 @@ from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.cron import Cron
 from propeller.manager.flows import Flows
+from propeller.manager.handles import Handles
 from propeller.manager.intake import Intake
 from propeller.manager.invoke import Invocations
 from propeller.manager.listen import Listener
@@ -154,7 +155,7 @@ class Manager:
         self.app: Litestar = create_app(
             ROLE,
             [
-                *task_routes(self.tasks, blobs),
+                *task_routes(self.tasks, Handles(self.tasks, coordinator), blobs),
                 *invoke_routes(self.invocations),
                 *log_routes(self.logs, self.tasks),
                 *flow_routes(self.flows),

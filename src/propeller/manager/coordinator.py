@@ -63,6 +63,25 @@ class KnownRound(msgspec.Struct, frozen=True):
         return self.state in {"completed", "failed"}
 
 
+class KnownExperiment(msgspec.Struct, frozen=True):
+    """What the manager shows of an experiment."""
+
+    experiment_id: str
+    state: str
+    reason: str
+    round: int
+    rounds: int
+    model_ref: str
+    created_at: str
+    ended_at: str | None
+    metrics: dict[str, float] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.state not in {"running", "paused"}
+
+
 class CoordinatorClient:
     """Calls one coordinator at `base_url` (no trailing slash)."""
 
@@ -101,6 +120,19 @@ class CoordinatorClient:
         """Say that these participants will not send. Repeating it is harmless."""
         body = LostBody(participants=dict(reasons))
         await self.forward("POST", f"/rounds/{round_id}/lost", codec.encode(body))
+
+    async def experiment(self, experiment_id: str) -> KnownExperiment | None:
+        """The newest experiment of that id, or None if the coordinator does not know it."""
+        try:
+            answer = await self.forward("GET", f"/experiments/{experiment_id}")
+        except NotFound:
+            return None
+        most = limits.HTTP_BODY_BYTES_MAX
+        return codec.decode(KnownExperiment, answer.body, what="the experiment", limit_bytes=most)
+
+    async def stop(self, experiment_id: str) -> None:
+        """End an experiment; one that has ended stays as it is."""
+        await self.forward("POST", f"/experiments/{experiment_id}/stop")
 
     async def forward(
         self,

@@ -7,6 +7,7 @@ import msgspec
 from propeller import limits
 from propeller.core import schedule
 from propeller.core.constraints import Affinity, Constraint
+from propeller.core.ids import check_id
 from propeller.core.retry import Disconnect, Retry
 from propeller.core.task import Task, TaskLimits, define
 from propeller.errors import BadInput, TooLarge, Unsupported
@@ -41,6 +42,7 @@ _UPDATED = (
     "daemon",
     "latent",
     "broadcast",
+    "fl",
 )
 """Fields that `PUT /tasks/{id}` changes where its body has them (the module and the schedule apart)."""
 
@@ -135,7 +137,16 @@ def _task(body: TaskBody, task_id: str, now_s: float, workflow_id: str, job_id: 
         restart=_retry(body.restart),
         reschedule=_retry(body.reschedule),
         disconnect=_disconnect(body),
+        fl=_federated(body),
     )
+
+
+def _federated(body: TaskBody) -> dict[str, object]:
+    if body.fl is None:
+        return {}
+    if body.fl.job_id:
+        check_id(body.fl.job_id, "fl.job_id")
+    return msgspec.structs.asdict(body.fl)
 
 
 def _one_of(name: str, value: str, allowed: set[str]) -> None:

@@ -19,7 +19,7 @@ from propeller.core.ledger import Now
 from propeller.core.proplet import Proplet
 from propeller.core.run import RunState
 from propeller.core.task import Task, touch
-from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, TooLarge
+from propeller.errors import BadInput, Bug, Conflict, NotFound, PeerUnavailable, TooLarge
 from propeller.http.server import Offload
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.definitions import defined, merged
@@ -179,6 +179,8 @@ class Tasks:
         async with self._turn(task_id):
             record = await self._store.task(task_id)
             task = record.task
+            if task.handle:
+                raise Bug(f"task {task_id} stands for an experiment, and was started as one that runs")
             if not task.image_url and not task.file_sha256:
                 raise BadInput(
                     f"task {task_id} has no module: set image_url or upload a file", code="no_module"

@@ -67,6 +67,31 @@ class AffinityBody(ConstraintBody, frozen=True, kw_only=True, omit_defaults=True
     weight: float = 1.0
 
 
+class FederatedBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The experiment that a task of kind federated stands for: the original's names, from `seed` on ours."""
+
+    job_id: str = ""
+    """The experiment's id; otherwise the task's."""
+    model_ref: str = ""
+    algorithm: str = ""
+    """The strategy."""
+    update_format: str = ""
+    total_rounds: int = 1
+    clients_per_round: int = 0
+    """How many proplets are drawn for each round; 0: all that are registered."""
+    min_participants: int = 0
+    """A round begins with so many connected, and is no good with fewer updates; 0: `clients_per_round`."""
+    round_timeout_sec: float = 0.0
+    hyperparams: dict[str, Any] | None = None
+    local_epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    evaluation: bool = False
+    participants: list[str] = []
+    """From whom to draw; otherwise from all."""
+
+
 class TaskBody(Struct, frozen=True, kw_only=True):
     """`POST /tasks`. Fields below the gap are understood and refused unless they have their zero value."""
 
@@ -98,6 +123,7 @@ class TaskBody(Struct, frozen=True, kw_only=True):
     restart: RetryBody | None = None
     reschedule: RetryBody | None = None
     disconnect: DisconnectBody | None = None
+    fl: FederatedBody | None = None
 
     latent: bool | None = None
     encrypted: bool | None = None
@@ -187,6 +213,9 @@ class TaskView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: str = ""
     updated_at: str = ""
     next_run: str = ""
+    fl: dict[str, Any] = {}
+    experiment_id: str = ""
+    """The experiment that a task of kind federated was last started as."""
 
 
 class TaskPage(Struct, frozen=True, kw_only=True):

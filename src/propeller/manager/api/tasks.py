@@ -12,6 +12,7 @@ from propeller.http.answers import AnyRequest
 from propeller.http.server import body_bytes, json_body, media_type
 from propeller.manager.api.paging import Offset, TaskLimit
 from propeller.manager.api.views import task_view
+from propeller.manager.handles import Handles
 from propeller.manager.tasks import Tasks
 from propeller.ports import Blobs
 from propeller.wire.modules import decode_body
@@ -38,12 +39,12 @@ class Results(msgspec.Struct):
     results: msgspec.Raw
 
 
-def task_routes(tasks: Tasks, blobs: Blobs) -> list[HTTPRouteHandler]:
+def task_routes(tasks: Tasks, handles: Handles, blobs: Blobs) -> list[HTTPRouteHandler]:
     """Every route below `/tasks`, and `GET /blobs/{digest}`."""
-    return [*_definitions(tasks), *_runs(tasks), _blob_route(blobs)]
+    return [*_definitions(tasks, handles), *_runs(tasks, handles), _blob_route(blobs)]
 
 
-def _definitions(tasks: Tasks) -> list[HTTPRouteHandler]:
+def _definitions(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
     @post("/tasks", status_code=201, summary="Create a task")
     async def create_task(request: AnyRequest) -> Response[TaskView]:
         """When this answers 201 the task is on disk. It does not run before it is started."""
@@ -63,12 +64,13 @@ def _definitions(tasks: Tasks) -> list[HTTPRouteHandler]:
         16 KiB are left out of a list; `results_bytes` says so.
         """
         total, records = await tasks.page(offset, limit, metadata, scheduled=bool(scheduled))
-        views = [task_view(record, part=True) for record in records]
+        views = await handles.shown(records, part=True)
         return TaskPage(offset=offset, limit=limit, total=total, tasks=views)
 
     @get("/tasks/{task_id:str}", summary="One task, with its latest run")
     async def view_task(task_id: FromPath[str]) -> TaskView:
-        return task_view(await tasks.view(task_id, results=True))
+        [view] = await handles.shown([await tasks.view(task_id, results=True)])
+        return view
 
     @put("/tasks/{task_id:str}", summary="Change a task")
     async def update_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:
@@ -85,27 +87,30 @@ def _definitions(tasks: Tasks) -> list[HTTPRouteHandler]:
 
     @delete("/tasks/{task_id:str}", status_code=204, summary="Delete a task that is not running")
     async def delete_task(task_id: FromPath[str]) -> None:
-        await tasks.delete(task_id)
+        await handles.delete(task_id)
 
     return [create_task, list_tasks, view_task, update_task, upload_task, delete_task]
 
 
-def _runs(tasks: Tasks) -> list[HTTPRouteHandler]:
+def _runs(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
     @post("/tasks/{task_id:str}/start", status_code=200, summary="Start a run of a task")
     async def start_task(task_id: FromPath[str]) -> Started:
         """The run is on disk; it waits, with a visible reason, until a proplet takes it."""
-        await tasks.start(task_id)
+        await handles.start(task_id)
         return Started()
 
     @post("/tasks/{task_id:str}/stop", status_code=200, summary="Stop a task's live run")
     async def stop_task(task_id: FromPath[str]) -> Stopped:
-        await tasks.stop(task_id)
+        await handles.stop(task_id)
         return Stopped()
 
     @get("/tasks/{task_id:str}/results", summary="The latest run's results")
     async def task_results(task_id: FromPath[str]) -> Results:
         record = await tasks.view(task_id, results=True)
-        return Results(results=msgspec.Raw(record.results or b"null"))
+        if not record.task.handle:
+            return Results(results=msgspec.Raw(record.results or b"null"))
+        [view] = await handles.shown([record])
+        return Results(results=msgspec.Raw(b"null") if view.results is msgspec.UNSET else view.results)
 
     return [start_task, stop_task, task_results]
 

@@ -83,6 +83,8 @@ def task_view(record: TaskRecord, *, part: bool = False) -> TaskView:
         created_at=rfc3339(task.created_at_s),
         updated_at=rfc3339(task.updated_at_s),
         next_run=rfc3339(task.next_run_s),
+        fl=dict(task.fl),
+        experiment_id=task.experiment_id,
     )
 
 
