@@ -24,6 +24,8 @@ from propeller.wire.tasks import TaskBody
 
 _RETRY_S = 1.0
 """Pause before a flow that could not be looked at is looked at again."""
+_REST = 2.0
+"""How long looking at flows rests after a look, in times that the look took."""
 _TASKS_AT_ONCE = 100
 """Definitions checked before the loop may turn to something else."""
 STATUS = {
@@ -136,13 +138,17 @@ class Flows:
         """Look at every flow that a crash left behind, then at each that changes, until cancelled."""
         for flow_id in await self._store.open_flows():
             self.changed(flow_id)
+        clock = asyncio.get_running_loop().time
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._changed:
                 flow_id = next(iter(self._changed))
                 del self._changed[flow_id]
+                began_s = clock()
                 await self._look_patiently(flow_id)
+                # A look reads the whole flow: those that take long wait for further changes to look at.
+                await asyncio.sleep(_REST * (clock() - began_s))
 
     async def _look_patiently(self, flow_id: str) -> None:
         try:

@@ -27,6 +27,8 @@ from propeller.wire.topics import FromManager
 
 SENDERS = 32
 """Messages on their way at the same time."""
+ACKS_MAX = 256
+"""Acknowledgements after which another message is queued."""
 JOINERS = 8
 """Requests to join a round at the same time."""
 QUEUE_EFFECTS_MAX = 20_000
@@ -60,6 +62,8 @@ class Outgoing:
         self._engine = engine
         self._post = post
         self._queue: asyncio.Queue[Sendable] = asyncio.Queue(QUEUE_EFFECTS_MAX)
+        self._acks: dict[str, list[AckItem]] = {}
+        """Acknowledgements by proplet that share the next message to it, which is queued."""
         self._joins: asyncio.Queue[e.SendStart] = asyncio.Queue(QUEUE_EFFECTS_MAX)
         self._sent = metrics.counter("propeller_manager_messages_sent", "Messages published", ["kind"])
         self._dropped = metrics.counter(
@@ -67,8 +71,15 @@ class Outgoing:
         )
 
     async def perform(self, effect: Sendable) -> None:
-        """Queue one effect; never waits."""
-        self._put(self._queue, effect)
+        """Queue one effect; never waits. Acknowledgements for one proplet travel together."""
+        if not isinstance(effect, e.SendAck):
+            self._put(self._queue, effect)
+            return
+        waiting = self._acks.get(effect.report.sender)
+        if waiting is not None and len(waiting) < ACKS_MAX:
+            waiting.append(_item(effect))
+        elif self._put(self._queue, effect):
+            self._acks[effect.report.sender] = [*(waiting or ()), _item(effect)]
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -78,11 +89,13 @@ class Outgoing:
             for _ in range(JOINERS):
                 group.create_task(self._send_forever(self._joins, self._start_of_joined))
 
-    def _put(self, queue: asyncio.Queue[AnySendable], effect: AnySendable) -> None:
+    def _put(self, queue: asyncio.Queue[AnySendable], effect: AnySendable) -> bool:
         try:
             queue.put_nowait(effect)
         except asyncio.QueueFull:
             self._dropped.labels(type(effect).__name__).inc()
+            return False
+        return True
 
     async def _send_forever(
         self, queue: asyncio.Queue[AnySendable], write: Callable[[AnySendable], Awaitable[Message | None]]
@@ -110,11 +123,19 @@ class Outgoing:
             case e.SendStop():
                 return stop_message(effect, self._config)
             case e.SendAck():
-                return _ack(effect, self._config)
+                return self._ack(effect.report.sender)
             case e.SendWelcome():
                 welcome = codec.encode(Welcome(protocol=2, heartbeat_s=self._config.heartbeat_s))
                 topic = self._config.topics.from_manager(FromManager.WELCOME, effect.proplet_id)
                 return Message(topic, welcome)
+
+    def _ack(self, sender: str) -> Message | None:
+        """What is to be acknowledged to that proplet by now; None if an earlier message took it along."""
+        items = self._acks.pop(sender, None)
+        if items is None:
+            return None
+        topic = self._config.topics.from_manager(FromManager.ACK, sender)
+        return Message(topic, codec.encode(Ack(events=items)))
 
     async def _start(self, effect: e.SendStart) -> Message | None:
         task, seed = effect.task, 0
@@ -199,8 +220,6 @@ def _refusal(effect: e.SendStart, error: PropellerError, *, cause: str) -> e.Dis
     )
 
 
-def _ack(effect: e.SendAck, config: ManagerConfig) -> Message:
+def _item(effect: e.SendAck) -> AckItem:
     report = effect.report
-    item = AckItem(task_id=report.task_id, run=report.run, attempt=report.attempt, kind=report.kind)
-    topic = config.topics.from_manager(FromManager.ACK, report.sender)
-    return Message(topic, codec.encode(Ack(events=[item])))
+    return AckItem(task_id=report.task_id, run=report.run, attempt=report.attempt, kind=report.kind)

@@ -19,6 +19,7 @@ from propeller.telemetry import logs
 
 STOP_S: Final = 5.0
 """A process that was asked to stop has stopped after this."""
+_SWITCH_S: Final = 0.0005
 _PR_SET_PDEATHSIG: Final = 1
 _DESCRIPTORS_MAX: Final = 65_536
 """What a process asks for at most: far above its connections, and its bookkeeping stays small."""
@@ -62,6 +63,10 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False) -
         asyncio.run(_until_told(work))
         return
     import uvloop  # noqa: PLC0415 - a small process does without it
+
+    # The thread that commits asks for the interpreter after every row. A busy loop lets it wait this long
+    # each time, by default 5 ms, and all that wait for the commit with it.
+    sys.setswitchinterval(_SWITCH_S)
 
     uvloop.run(_until_told(work))
 

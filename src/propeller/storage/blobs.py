@@ -34,6 +34,7 @@ CHUNK_BYTES = 1024 * 1024
 """How much of a file is read at once."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_KEPT_MAX = 4096
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -58,13 +59,23 @@ class FileBlobs:
         self._root = root
         self._durable_folders: set[Path] = set()
         self._folders = threading.Lock()
+        self._kept: dict[str, tuple[int, int, int]] = {}
+        """What this object has stored whole, and the file's inode, length and time since."""
 
     def path(self, digest: str) -> Path:
         """Where the content is, or would be: for mapping and for serving files. `BadInput` for no digest."""
         return self._root / check_digest(digest)[:2] / digest
 
     async def put(self, content: bytes) -> str:
-        """Store durably and return the digest. Raises `StorageFull`."""
+        """Store durably and return the digest. Raises `StorageFull`.
+
+        Small content that this object has stored before, in a file that was not touched since, costs neither
+        a thread nor a sync: many tasks share one module.
+        """
+        if len(content) <= limits.BLOB_INLINE_BYTES_MAX:
+            digest = hashlib.sha256(content).hexdigest()
+            if digest in self._kept and self._kept[digest] == _stamp(self.path(digest)):
+                return digest
         return await asyncio.to_thread(self._put, content)
 
     async def get(self, digest: str) -> bytes:
@@ -144,6 +155,7 @@ class FileBlobs:
             self._make_folder(target.parent)
             temporary.replace(target)
             _fsync_folder(target.parent)
+            self._note(digest)
 
     def _put(self, content: bytes) -> str:
         digest = hashlib.sha256(content).hexdigest()
@@ -173,7 +185,14 @@ class FileBlobs:
             _fsync_folder(path.parent)
         except OSError:
             return False
+        self._note(digest)
         return True
+
+    def _note(self, digest: str) -> None:
+        if len(self._kept) >= _KEPT_MAX:
+            self._kept.clear()
+        if stamp := _stamp(self.path(digest)):
+            self._kept[digest] = stamp
 
     def _make_folder(self, folder: Path) -> None:
         """Make a shard whose own name is durable too, once per life of this object."""
@@ -188,7 +207,10 @@ class FileBlobs:
     def _get(self, digest: str) -> bytes:
         with _named(digest):
             content = self.path(digest).read_bytes()
-        _check_read(hashlib.sha256(content).hexdigest(), digest)
+        found = hashlib.sha256(content).hexdigest()
+        if found != digest:
+            self._kept.pop(digest, None)
+        _check_read(found, digest)
         return content
 
     def _digests(self) -> list[str]:
@@ -269,6 +291,15 @@ def write_all(descriptor: int, content: bytes) -> None:
 def _check_read(found: str, digest: str) -> None:
     if found != digest:
         raise StorageBroken(f"blob {digest} is damaged on disk: it now hashes to {found}; store it again")
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file does; None without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _fsync_folder(folder: Path) -> None:

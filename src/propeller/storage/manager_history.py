@@ -151,8 +151,11 @@ def parts(connection: sqlite3.Connection, task_id: str, run: int) -> bytes | Non
 
 def add_event(connection: sqlite3.Connection, task_id: str, event: TaskEvent) -> None:
     """Append to a task's history; the oldest lines go."""
-    connection.execute(_HISTORY.insert_event, {"task_id": task_id, "body": _pack(event)})
-    connection.execute(_HISTORY.prune_events, {"task_id": task_id, "kept": limits.TASK_EVENTS_KEPT})
+    row = {"task_id": task_id, "body": _pack(event)}
+    ((number,),) = connection.execute(_HISTORY.insert_event, row).fetchall()
+    if number > limits.TASK_EVENTS_KEPT:
+        upto = {"task_id": task_id, "upto": number - limits.TASK_EVENTS_KEPT}
+        connection.execute(_HISTORY.prune_events, upto)
 
 
 def note_run(connection: sqlite3.Connection, change: SaveRun, now: Instant) -> None:

@@ -1,11 +1,12 @@
 -- name: insert_event
+-- Answers with the line's number.
 INSERT INTO task_events (task_id, number, body)
-SELECT :task_id, coalesce(max(number), 0) + 1, :body FROM task_events WHERE task_id = :task_id;
+SELECT :task_id, coalesce(max(number), 0) + 1, :body FROM task_events WHERE task_id = :task_id
+RETURNING number;
 
 -- name: prune_events
--- Keeps the latest :kept of a task.
-DELETE FROM task_events
-WHERE task_id = :task_id AND number <= (SELECT max(number) FROM task_events WHERE task_id = :task_id) - :kept;
+-- Drops a task's lines up to that number.
+DELETE FROM task_events WHERE task_id = :task_id AND number <= :upto;
 
 -- name: count_events
 SELECT count(*) AS total FROM task_events WHERE task_id = :task_id;
