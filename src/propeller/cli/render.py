@@ -270,6 +270,23 @@ def _(page: PropletPage) -> Table:
 
 
 @_table.register
+def _(found: PropletView) -> Table:
+    announced = found.metadata if isinstance(found.metadata, dict) else {}
+    return facts(
+        {
+            "id": found.id,
+            "name": found.name,
+            "state": _alive(found),
+            "tasks": f"{found.task_count or 0} of {found.slots}",
+            "labels": ", ".join(f"{name}={value}" for name, value in found.labels.items()) or "-",
+            "last heartbeat": _time(found.last_alive_at),
+            "protocol": found.protocol,
+            **announced,
+        }
+    )
+
+
+@_table.register
 def _(page: HistoryPage) -> Table:
     return columns(("HEARTBEAT",), [(time,) for time in page.history])
 

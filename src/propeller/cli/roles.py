@@ -229,6 +229,19 @@ def proplet(
     insecure_registry: InsecureRegistry = None,
     registry_auth: RegistryAuth = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Tasks run at once (1).")] = None,
+    call_workers: Annotated[
+        int | None, typer.Option(min=1, help="Calls of functions that run at once (1).")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="NAME=VALUE that tasks can ask for; may be repeated.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A word for it; may be repeated.")] = None,
+    location: Annotated[str | None, typer.Option(help="Where it is, in a word.")] = None,
+    description: Annotated[str | None, typer.Option(help="What it is, for people.")] = None,
+    directory: Annotated[
+        list[str] | None,
+        typer.Option("--dir", help="HOST[:GUEST][:rw]: a directory that guests see; may be repeated."),
+    ] = None,
     heartbeat: Annotated[str | None, typer.Option(help="Such as 10s.")] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     metrics: Annotated[bool | None, typer.Option(help="Serve /health and /metrics.")] = None,
@@ -243,7 +256,8 @@ def proplet(
         "mqtt_address": mqtt_address, "manager_url": manager_url, "coordinator_url": coordinator_url,
         "model_registry_url": model_registry_url, "data_store_url": data_store_url,
         "allowed_origins": allow_origin or None, "insecure_registries": insecure_registry or None,
-        "registry_auth": _text(registry_auth),
+        "registry_auth": _text(registry_auth), "call_workers": call_workers, "labels": label or None,
+        "tags": tag or None, "location": location, "description": description, "dirs": directory or None,
         "slots": slots, "heartbeat": heartbeat, "metrics_port": metrics_port, "metrics": metrics,
         "log_level": log_level,
     }  # fmt: skip

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from propeller import limits
 from propeller.errors import BadInput
+from propeller.ports import Folder
 from propeller.proplet.settings import PropletSettings, ServiceUrls
 from propeller.roles.children import Child
 from propeller.roles.identity import Identity, Services, env_identity, read_config
@@ -89,7 +90,44 @@ def of_device(told: Told) -> PropletSettings:
         description=layers.text("description", ("PROPLET_DESCRIPTION",)),
         location=layers.text("location", ("PROPLET_LOCATION",)),
         tags=layers.listed("tags", ("PROPLET_TAGS",)),
+        labels=dict(map(_label, layers.listed("labels", ("PROPLET_LABELS",)))),
+        folders=_folders(told, layers),
+        call_workers=layers.whole("call_workers", ("PROPLET_CALL_WORKERS",), default=1),
     )
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise BadInput(f"label {text!r}: write NAME=VALUE", code="bad_setting")
+    return name, value
+
+
+def _folders(told: Told, layers: Layers) -> tuple[Folder, ...]:
+    """The directories that guests may see. PROPLET_DIRS is the original's: paths between colons, writable."""
+    named = [_folder(text) for text in layers.listed("dirs")]
+    if not named:
+        paths = [path for path in told.env.get("PROPLET_DIRS", "").split(":") if path]
+        named = [Folder(host=Path(path), guest=path, writable=True) for path in paths]
+    for folder in named:
+        if not folder.host.is_dir() or not folder.guest.startswith("/"):
+            raise BadInput(
+                f"guests cannot be given {folder.host} as {folder.guest}: --dir HOST[:GUEST][:rw] takes a "
+                "directory of this machine and an absolute path",
+                code="bad_setting",
+            )
+    return tuple(named)
+
+
+def _folder(text: str) -> Folder:
+    """`HOST[:GUEST][:rw]`; without GUEST a guest sees it under its own path, without `rw` it cannot write."""
+    parts = text.split(":")
+    writable = len(parts) > 1 and parts[-1] == "rw"
+    paths = parts[:-1] if writable or parts[-1] == "ro" else parts
+    if len(paths) > 2 or not all(paths):  # noqa: PLR2004 - the host's path and the guest's
+        raise BadInput(f"--dir {text!r}: write HOST[:GUEST][:rw]", code="bad_setting")
+    host = Path(paths[0]).expanduser().absolute()
+    return Folder(host=host, guest=paths[-1] if len(paths) > 1 else str(host), writable=writable)
 
 
 def _identity(told: Told, layers: Layers) -> Identity:
