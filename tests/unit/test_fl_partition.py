@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from propeller.errors import BadInput
-from propeller.fl.partition import dirichlet, iid
+from propeller.fl.partition import dirichlet, iid, shards
 
 LABELS = np.repeat([0, 1], [212, 357])
 
@@ -14,10 +14,11 @@ def together(parts):
 
 @pytest.mark.parametrize("participants", [1, 3, 10, 100])
 def test_every_row_goes_to_exactly_one_participant(participants):
-    """For both splits; a seed always gives the same one and another seed another."""
+    """For every split; a seed always gives the same one and another seed another."""
     for split in (
         lambda seed: iid(569, participants, seed=seed),
         lambda seed: dirichlet(LABELS, participants, alpha=0.5, seed=seed, min_size=2),
+        lambda seed: shards(LABELS, participants, seed=seed),
     ):
         parts = split(1)
         assert len(parts) == participants
@@ -56,3 +57,15 @@ def test_impossible_splits_are_refused():
     ):
         with pytest.raises(BadInput):
             wrong()
+
+
+def test_shards_give_few_labels_and_equal_sizes():
+    """Two shards of ten labels: at most four labels each (two shards may straddle), sizes within two rows."""
+    labels = np.arange(1437) % 10
+    parts = shards(labels, 50, per_participant=2, seed=4)
+    assert {part.size for part in parts} <= {28, 29, 30}
+    seen = [len(set(labels[part])) for part in parts]
+    assert max(seen) <= 4
+    assert np.mean(seen) < 2.5
+    with pytest.raises(BadInput, match="cannot be split"):
+        shards(labels, 50, per_participant=30, seed=4)

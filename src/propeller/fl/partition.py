@@ -46,6 +46,28 @@ def dirichlet(
     return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 
+def shards(labels: npt.ArrayLike, participants: int, *, per_participant: int = 2, seed: int) -> list[Indices]:
+    """Sort rows by label, cut them into equal shards, and deal each participant `per_participant` of them.
+
+    McMahan and others: "Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017,
+    section 3: with two shards most participants see two labels only. Shards differ by one row at most.
+    Raises `BadInput` if there are fewer rows than shards.
+    """
+    label = np.asarray(labels)
+    if label.ndim != 1:
+        raise BadInput(f"labels must be one per row, not an array of {label.ndim} dimensions")
+    if per_participant < 1:
+        raise BadInput(f"{per_participant} shards for each participant cannot be; give 1 or more")
+    _check(label.size, participants, per_participant)
+    random = np.random.default_rng(seed)
+    # Shuffled first, so that it is chance which rows of one label share a shard.
+    shuffled = random.permutation(label.size)
+    order = shuffled[np.argsort(label[shuffled], kind="stable")].astype(np.int64)
+    pieces = np.array_split(order, participants * per_participant)
+    dealt = random.permutation(len(pieces)).reshape(participants, per_participant)
+    return [np.sort(np.concatenate([pieces[piece] for piece in mine])) for mine in dealt]
+
+
 def _level(parts: list[list[int]], min_size: int, random: np.random.Generator) -> None:
     for part in parts:
         while len(part) < min_size:

@@ -1,1 +1,1 @@
-"""Worlds without hardware: the whole system in one process, under a clock and faults drawn from a seed."""
+"""Worlds without hardware: the whole system under virtual time, and federations of virtual clients."""
