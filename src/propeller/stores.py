@@ -32,7 +32,10 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveTask:
-    """Store a task's definition; `new` refuses an id that is taken."""
+    """Store a task's definition; `new` refuses an id that is taken.
+
+    A member of a broadcast is stored whether it is new or not, unless the id is another task's.
+    """
 
     task: Task
     new: bool = False
@@ -40,7 +43,7 @@ class SaveTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropTask:
-    """Remove a task and its runs."""
+    """Remove a task, its runs, and its members if it is a broadcast."""
 
     task_id: str
 
@@ -152,6 +155,10 @@ class ManagerStore(Protocol):
         self, *, offset: int, limit: int, metadata: Mapping[str, object] | None = None
     ) -> tuple[int, list[TaskRecord]]:
         """A page of tasks, newest first, and how many match in all; `metadata` values must all be equal."""
+        ...
+
+    async def parts(self, task_id: str) -> list[TaskRecord]:
+        """The members of a broadcast with their latest runs, in no list of tasks; results are the whole's."""
         ...
 
     async def live(self, now: Instant) -> list[tuple[Task, Run]]:

@@ -76,8 +76,8 @@ def task(task_id="t", created_at_s=1.0, **fields) -> Task:
 
 def run(number=1, state=RunState.WAITING, **fields) -> Run:
     """A run of task `t`."""
-    fields = {"created_at_s": 1.0, "give_up_mono_s": 160.0, "deadline_mono_s": 130.0} | fields
-    return Run(task_id="t", number=number, state=state, **fields)
+    times = {"created_at_s": 1.0, "give_up_mono_s": 160.0, "deadline_mono_s": 130.0}
+    return Run(**{"task_id": "t", "number": number, "state": state, **times, **fields})
 
 
 async def test_a_task_is_found_as_it_was_stored(store):
@@ -339,3 +339,32 @@ async def test_a_wall_clock_that_was_set_moves_no_deadline(store, clock):
         later = Instant(mono_s=clock.instant.mono_s + 10, wall_s=clock.instant.wall_s + jump_s)
         ((_, found),) = await store.live(later)
         assert (found.deadline_mono_s, found.give_up_mono_s) == (130.0, 160.0)
+
+
+async def test_members_of_a_broadcast_are_no_tasks_of_the_list(store):
+    """They are found by their broadcast and by their ids, are stored again and again, and go with it."""
+    await store.commit([SaveTask(task=task(broadcast=True), new=True), SaveTask(task=task("u"), new=True)])
+    member = task("t.p", part_of="t", proplet_id="p")
+    await store.commit([SaveTask(task=member)])
+    changed = task("t.p", part_of="t", proplet_id="p", inputs=("1",))
+    await store.commit([SaveTask(task=changed), SaveRun(run=run(task_id="t.p"), cause="x")])
+    total, listed = await store.tasks(offset=0, limit=10)
+    assert (total, {one.task.id for one in listed}) == (2, {"t", "u"})
+    (part,) = await store.parts("t")
+    assert (part.task, part.run.number) == (changed, 1)
+    assert [(found.id, live.number) for found, live in await store.live(Instant(0.0, 0.0))] == [("t.p", 1)]
+    await store.commit([DropTask(task_id="t")])
+    assert await store.parts("t") == []
+    with pytest.raises(NotFound):
+        await store.task("t.p")
+
+
+async def test_a_member_never_takes_another_tasks_id(store):
+    """A user's task keeps its id, and a member its own."""
+    await store.commit([SaveTask(task=task("t.p"), new=True)])
+    with pytest.raises(Conflict, match=r"t\.p is taken"):
+        await store.commit([SaveTask(task=task("t.p", part_of="t"))])
+    assert (await store.task("t.p")).task.part_of == ""
+    await store.commit([SaveTask(task=task("t.q", part_of="t"))])
+    with pytest.raises(Conflict, match=r"t\.q is taken"):
+        await store.commit([SaveTask(task=task("t.q"), new=True)])

@@ -83,6 +83,15 @@ def test_a_daemon_has_no_deadline_but_its_stop(engine):
     assert (run.state, run.reason) == (RunState.INTERRUPTED, "enough")
 
 
+def test_an_end_that_crosses_a_stop_is_not_followed_by_another_attempt(engine):
+    """The daemon returned by itself while its stop was on the way: it was to stop, and has."""
+    start(engine, daemon=True)
+    engine.handle(report("started"), at(1))
+    engine.handle(e.StopRequested(task_id="t", reason="enough", cause="test"), at(2))
+    run = saved(engine.handle(report("finished"), at(2.1)))
+    assert (run.state, run.reason) == (RunState.INTERRUPTED, "enough")
+
+
 def test_a_daemon_does_not_wait_for_ever_for_the_proplet_that_it_began_on(engine):
     """It fails, its proplet vanishes during the pause: after its patience any other has it."""
     start(engine, daemon=True)

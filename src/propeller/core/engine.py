@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 from propeller import limits
+from propeller.core import broadcast, fleet, operation, pinning, reports, requests
 from propeller.core import events as e
-from propeller.core import fleet, operation, pinning, reports, requests
 from propeller.core.assignment import place
 from propeller.core.deadlines import expire
-from propeller.core.ledger import FOREVER, Ledger, Now
+from propeller.core.ledger import FOREVER, Ledger, Now, Whole
 from propeller.core.placement import why_waiting
 from propeller.core.proplet import Proplet
 from propeller.core.run import Run, RunState
@@ -25,7 +25,8 @@ from propeller.core.task import Task
 _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
     e.StartRequested: requests.start,
     e.SkipRequested: requests.skip,
-    e.StopRequested: requests.stop,
+    e.BroadcastRequested: broadcast.begin,
+    e.StopRequested: broadcast.stop,
     e.Forgotten: requests.forget,
     e.ImagePinned: pinning.pinned,
     e.ImageNotPinned: pinning.not_pinned,
@@ -71,8 +72,12 @@ class Engine:
         lost_at = now.mono_s + ledger.patience_s + limits.ATTEMPT_LOST_S
         ledger.roster.restore(_as_heard(proplet, heard.get(proplet.id), lost_at) for proplet in proplets)
         for task, run in runs:
-            ledger.tasks[task.id] = task
-            ledger.keep(run)
+            if task.broadcast:
+                ledger.wholes[task.id] = Whole(task=task, run=run, left={})
+            else:
+                ledger.tasks[task.id] = task
+                ledger.keep(run)
+        broadcast.restore(ledger)
         return engine
 
     def handle(self, event: e.Event, now: Now) -> list[e.Command]:
@@ -85,6 +90,7 @@ class Engine:
         _DECIDERS[type(event)](ledger, event, now)
         expire(ledger, now, event.cause)
         place(ledger, now, event.cause)
+        broadcast.gather(ledger, now, event.cause)
         return _saved_once(ledger.out)
 
     def why_waiting(self, run: Run, now: Now) -> str:

@@ -23,6 +23,17 @@ class StartRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BroadcastRequested:
+    """Like `StartRequested`, of a broadcast; its members are stored."""
+
+    task: Task
+    members: tuple[Task, ...]
+    number: int
+    answers: Mapping[str, int] = field(default_factory=dict)
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SkipRequested:
     """A flow passes a task over: the run of that number ends before it begins."""
 
@@ -183,6 +194,7 @@ class Tick:
 
 Event = (
     StartRequested
+    | BroadcastRequested
     | SkipRequested
     | StopRequested
     | Announced

@@ -29,6 +29,15 @@ class Now:
     """A number from 0 to 1, drawn by whoever hands over the event: what chance there is comes from it."""
 
 
+@dataclass(slots=True)
+class Whole:
+    """A broadcast that runs (see `core.broadcast`): its own run, and which of its members have not ended."""
+
+    task: Task
+    run: Run
+    left: dict[str, None]
+
+
 class Ledger:
     """What may still change. One owner, one event at a time."""
 
@@ -40,6 +49,12 @@ class Ledger:
         """Live runs by task id (a task has at most one)."""
         self.tasks: dict[str, Task] = {}
         """The tasks of live runs."""
+        self.wholes: dict[str, Whole] = {}
+        """Broadcasts that run, by task id; their members are among `runs`."""
+        self.ended_parts: list[tuple[Task, Run, bytes | None]] = []
+        """Members that ended in the event at hand, with their results."""
+        self.hollow: list[Whole] = []
+        """Broadcasts that were found without members."""
         self.roster = Roster()
         self.lines: dict[str, Line] = {}
         """Waiting runs by the one proplet that may have them; those that anybody may have under ``""``."""
@@ -124,6 +139,11 @@ class Ledger:
         else:
             del self.runs[run.task_id]
             del self.tasks[run.task_id]
+
+    def live(self, task_id: str) -> Run | None:
+        """The task's run that has not ended, if there is one, broadcast or not."""
+        whole = self.wholes.get(task_id)
+        return whole.run if whole else self.runs.get(task_id)
 
     def home(self, run: Run) -> str:
         """The one proplet that may have the run: named, or where federated work began; empty if any may."""
@@ -216,6 +236,8 @@ class Ledger:
             )
             run = run.with_attempt(ended)
         run = run.to(state, reason=reason, failure=failure, ended_at_s=now.wall_s)
+        if self.tasks[run.task_id].part_of:
+            self.ended_parts.append((self.tasks[run.task_id], run, results))
         self.save(run, cause, results)
 
     def send_stop(self, run: Run, attempt: Attempt, reason: str) -> None:

@@ -88,11 +88,15 @@ def finish(
         state = AttemptState.STOPPED if stopped else AttemptState.FAILED
     ended = replace(attempt.to(state), ended_at_s=now.wall_s, error=error, failure=failure)
     run = run.with_attempt(ended)
-    if run.moving and state is not AttemptState.SUCCEEDED:
+    task = ledger.tasks[run.task_id]
+    returned = state is AttemptState.SUCCEEDED and task.daemon  # a daemon's end is none
+    if run.moving and (returned or state is not AttemptState.SUCCEEDED):
         move_on(ledger, run, now, cause)
         return
-    task = ledger.tasks[run.task_id]
-    if state is AttemptState.FAILED or (state is AttemptState.SUCCEEDED and task.daemon):
+    if returned and run.state is RunState.STOPPING:
+        ledger.end(run, RunState.INTERRUPTED, now, reason=run.reason, failure="stopped", cause=cause)
+        return
+    if returned or state is AttemptState.FAILED:
         run = replace(run, failures=failures(task, run))
         if wait_again(ledger, run, now, error or "the daemon ended", cause):
             return

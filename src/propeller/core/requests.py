@@ -13,10 +13,10 @@ from propeller.errors import Conflict, NotFound
 def start(ledger: Ledger, event: e.StartRequested, now: Now) -> None:
     """Begin a run of the task; it waits until a proplet takes it."""
     task = event.task
-    if task.id in ledger.runs:
-        run = ledger.runs[task.id]
+    live = ledger.live(task.id)
+    if live is not None:
         raise Conflict(
-            f"task {task.id} is already started (run {run.number}, {run.state}); stop it first",
+            f"task {task.id} is already started (run {live.number}, {live.state}); stop it first",
             code="already_started",
         )
     if task.proplet_id and task.proplet_id not in ledger.proplets:
@@ -37,7 +37,7 @@ def start(ledger: Ledger, event: e.StartRequested, now: Now) -> None:
 
 def skip(ledger: Ledger, event: e.SkipRequested, now: Now) -> None:
     """Record a run that its flow passes over; it never waits."""
-    if event.task.id in ledger.runs:
+    if ledger.live(event.task.id):
         raise Conflict(f"task {event.task.id} is already started", code="already_started")
     run = Run(
         task_id=event.task.id,

@@ -9,7 +9,7 @@ from propeller.core import constraints as c
 from propeller.core import schedule
 from propeller.core.ids import check_id
 from propeller.core.retry import Disconnect, Retry, check_disconnect, check_retry
-from propeller.errors import BadInput, TooLarge, Unsupported
+from propeller.errors import BadInput, TooLarge
 
 
 class TaskState(IntEnum):
@@ -66,6 +66,8 @@ class Task:
     """Loaded and waiting for calls rather than run to an end."""
     proplet_id: str = ""
     broadcast: bool = False
+    part_of: str = ""
+    """The broadcast of which it is one proplet's part (see `core.broadcast`); empty for what users define."""
     priority: int = 50
     mode: str = ""
     metadata: Mapping[str, object] = field(default_factory=dict)
@@ -181,8 +183,8 @@ def _check_placement(task: Task) -> None:
         raise BadInput("a latent task is neither a daemon, nor broadcast, nor part of a training round")
     if task.broadcast and task.proplet_id:
         raise BadInput("invalid value provided: broadcast and proplet_id are mutually exclusive")
-    if task.broadcast:
-        raise Unsupported("broadcast tasks are not offered yet; create one task per proplet_id")
+    if task.broadcast and task.federated:
+        raise BadInput("a broadcast is not part of a training round; name its participants instead")
     if task.proplet_id:
         check_id(task.proplet_id, "proplet_id")
     if task.placement not in PLACEMENTS:

@@ -14,7 +14,7 @@ from propeller.errors import BadInput, TooLarge, Unsupported
 from propeller.wire import codec
 from propeller.wire.tasks import LimitsBody, RetryBody, TaskBody
 
-_NOT_OFFERED = ("broadcast", "encrypted", "kbs_resource_path", "hal_storage_path", "monitoring_profile")
+_NOT_OFFERED = ("encrypted", "kbs_resource_path", "hal_storage_path", "monitoring_profile")
 """Fields of the original that this release refuses unless they have their zero value."""
 _ZERO_IS_ABSENT = {"priority", "daemon", "latent", "broadcast"}
 _KINDS = {"", "standard", "federated"}

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from propeller import limits
+from propeller.core import broadcast
 from propeller.core import events as e
 from propeller.core.flow import Flow, Step
 from propeller.core.ids import new_id
@@ -97,7 +98,7 @@ class Tasks:
         """Change what the body names; what it leaves out stays. A live run keeps what it was started with."""
         async with self._turn(task_id):
             record = await self._store.task(task_id)
-            task = merged(record.task, body, self._clock.now().wall_s)
+            task = merged(_whole(record.task), body, self._clock.now().wall_s)
             if body.proplet_id:
                 self.proplet(body.proplet_id)
             if body.file:
@@ -122,15 +123,15 @@ class Tasks:
         check_module(content)
         async with self._turn(task_id):
             record = await self._store.task(task_id)
-            task = await self._with_module(touch(record.task, self._clock.now().wall_s), content)
+            task = await self._with_module(touch(_whole(record.task), self._clock.now().wall_s), content)
             await self._store.commit([SaveTask(task=task)])
             return replace(record, task=task)
 
     async def delete(self, task_id: str) -> None:
         """Remove a task and its runs. Raises `Conflict` while a run is live."""
         async with self._turn(task_id):
-            task = (await self._store.task(task_id)).task
-            if task_id in self._shell.engine.ledger.runs:
+            task = _whole((await self._store.task(task_id)).task)
+            if self._shell.engine.ledger.live(task_id):
                 raise Conflict(f"task {task_id} is running; stop it first", code="running")
             async with self.flow_turn(task.flow_id):
                 leaving = await self._leaving(task)
@@ -178,7 +179,7 @@ class Tasks:
         """
         async with self._turn(task_id):
             record = await self._store.task(task_id)
-            task = record.task
+            task = _whole(record.task)
             if task.handle:
                 raise Bug(f"task {task_id} stands for an experiment, and was started as one that runs")
             if not task.image_url and not task.file_sha256:
@@ -191,7 +192,27 @@ class Tasks:
             if step is not None and step.run != number:
                 raise Conflict(f"task {task_id} has run {record.latest_run} already", code="already_started")
             answers = step.answers if step else await answers_of(self._store, task)
+            if task.broadcast:
+                await self._broadcast(task, number, answers, cause)
+                return
             await self._shell.submit(e.StartRequested(task=task, number=number, answers=answers, cause=cause))
+
+    async def _broadcast(self, task: Task, number: int, answers: Mapping[str, int], cause: str) -> None:
+        """Start a run on every proplet that is there; raises `PeerUnavailable` if none is."""
+        ledger, now = self._shell.engine.ledger, self._clock.now()
+        members = broadcast.members(ledger, task, Now(mono_s=now.mono_s, wall_s=now.wall_s))
+        if not members:
+            raise PeerUnavailable(
+                f"no proplet is there that broadcast {task.id} can reach", code="no_proplet"
+            )
+        if not ledger.live(task.id):
+            await self._store.commit([SaveTask(task=one) for one in members])
+        order = e.BroadcastRequested(task=task, number=number, members=members, answers=answers, cause=cause)
+        await self._shell.submit(order)
+
+    async def parts(self, task: Task) -> list[TaskRecord]:
+        """The members of a broadcast with their latest runs; none for any other task."""
+        return await self._store.parts(task.id) if task.broadcast else []
 
     async def skip(self, step: Step, *, cause: str) -> None:
         """Record that a flow passes a task over. Raises as `start`."""
@@ -343,3 +364,10 @@ class Tasks:
         lock = self._locks.setdefault(task_id, asyncio.Lock())
         async with lock:
             yield
+
+
+def _whole(task: Task) -> Task:
+    """The task itself; one proplet's part of a broadcast can only be looked at and stopped."""
+    if task.part_of:
+        raise Conflict(f"task {task.id} is part of broadcast {task.part_of}; ask for that", code="part")
+    return task

@@ -65,8 +65,9 @@ class MemoryManagerStore:
             case SaveTask(task=task, new=new):
                 self._save_task(task, new=new)
             case DropTask(task_id=task_id):
-                self.tasks_by_id.pop(task_id, None)
-                self._drop_runs(task_id)
+                for name in [one.id for one in self._parts_of(task_id)] + [task_id]:
+                    self.tasks_by_id.pop(name, None)
+                    self._drop_runs(name)
             case SaveRun():
                 self._save_run(change)
             case SaveProplet(proplet=proplet):
@@ -87,7 +88,13 @@ class MemoryManagerStore:
                 self._metrics[kind, subject] = (body, *kept)[: limits.METRICS_KEPT]
 
     def _save_task(self, task: Task, *, new: bool) -> None:
-        if new and task.id in self.tasks_by_id:
+        known = self.tasks_by_id.get(task.id)
+        if task.part_of:
+            if known is not None and known.part_of != task.part_of:
+                raise id_taken(task.id)
+            self.tasks_by_id[task.id] = task
+            return
+        if new and known is not None:
             raise id_taken(task.id)
         if new:
             self._tell(task.id, TaskEvent(at_s=self._clock.now().wall_s, kind="created", cause="user"))
@@ -153,10 +160,11 @@ class MemoryManagerStore:
         latest = self._latest.get(task.id, 0)
         if (task.id, latest) not in self.runs:
             return TaskRecord(task=task, latest_run=latest)
-        found = self._results((task.id, latest)) if results else None
+        found = self.results_joined((task.id, latest)) if results else None
         return TaskRecord(task=task, run=self.runs[task.id, latest][0], results=found, latest_run=latest)
 
-    def _results(self, key: tuple[str, int]) -> bytes | None:
+    def results_joined(self, key: tuple[str, int]) -> bytes | None:
+        """A run's results; a broadcast's as one JSON object keyed by proplet."""
         return joined_parts(self._parts.get(key, {})) or self.results.get(key)
 
     async def task(self, task_id: str, *, results: bool = False) -> TaskRecord:
@@ -174,11 +182,20 @@ class MemoryManagerStore:
         found = [
             task
             for task in self.tasks_by_id.values()
-            if all(name in task.metadata and _same(task.metadata[name], wanted[name]) for name in wanted)
+            if not task.part_of
+            and all(name in task.metadata and _same(task.metadata[name], wanted[name]) for name in wanted)
         ]
         found.sort(key=lambda task: (-task.created_at_s, task.id))
         page = found[offset : offset + limit]
         return len(found), [self._record(task, results=True) for task in page]
+
+    def _parts_of(self, task_id: str) -> list[Task]:
+        found = [one for one in self.tasks_by_id.values() if one.part_of == task_id]
+        return sorted(found, key=lambda one: (one.created_at_s, one.id))
+
+    async def parts(self, task_id: str) -> list[TaskRecord]:
+        """See `stores.ManagerStore`."""
+        return [self._record(one, results=False) for one in self._parts_of(task_id)]
 
     async def live(self, now: Instant) -> list[tuple[Task, Run]]:
         """See `stores.ManagerStore`."""
@@ -228,7 +245,7 @@ class MemoryManagerStore:
 
     async def results_of(self, task_id: str, run: int) -> bytes | None:
         """See `stores.ManagerStore`."""
-        return self._results((task_id, run))
+        return self.results_joined((task_id, run))
 
     async def run_state(self, task_id: str, run: int) -> RunState | None:
         """See `stores.ManagerStore`."""

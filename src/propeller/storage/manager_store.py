@@ -90,6 +90,15 @@ class SqliteManagerStore(history.HistoryReads):
 
         return await self._database.read(read)
 
+    async def parts(self, task_id: str) -> list[TaskRecord]:
+        """See `stores.ManagerStore`."""
+
+        def read(connection: sqlite3.Connection) -> list[TaskRecord]:
+            rows = connection.execute(_SQL.list_parts, {"id": task_id})
+            return [_record(row, connection, results=False) for row in rows]
+
+        return await self._database.read(read)
+
     async def live(self, now: Instant) -> list[tuple[Task, Run]]:
         """See `stores.ManagerStore`."""
 
@@ -168,6 +177,9 @@ def _apply_all(changes: Sequence[ManagerChange], now: Instant, connection: sqlit
 
 def _save_task(change: SaveTask, now: Instant, connection: sqlite3.Connection) -> None:
     task = change.task
+    if task.part_of:
+        _save_member(task, connection)
+        return
     row = {
         "id": task.id,
         "created_at": task.created_at_s,
@@ -187,6 +199,12 @@ def _save_task(change: SaveTask, now: Instant, connection: sqlite3.Connection) -
     history.add_event(connection, task.id, TaskEvent(at_s=now.wall_s, kind="created", cause="user"))
 
 
+def _save_member(task: Task, connection: sqlite3.Connection) -> None:
+    row = {"id": task.id, "created_at": task.created_at_s, "part_of": task.part_of, "body": _pack(task)}
+    if connection.execute(_SQL.upsert_member, row).rowcount == 0:
+        raise id_taken(task.id)
+
+
 def id_taken(task_id: str) -> Conflict:
     """The error for a new task whose id exists."""
     return Conflict(f"task id {task_id} is taken; choose another, or leave it out", code="id_taken")
@@ -198,8 +216,11 @@ def round_taken(round_id: str) -> Conflict:
 
 
 def _drop_task(change: DropTask, _now: Instant, connection: sqlite3.Connection) -> None:
-    connection.execute(_SQL.retire_task, {"id": change.task_id})
-    connection.execute(_SQL.delete_task, {"id": change.task_id})
+    whole = {"id": change.task_id}
+    for row in connection.execute(_SQL.list_parts, whole).fetchall():
+        history.forget_metrics(connection, "task", _task(row["task"]).id)
+    connection.execute(_SQL.retire_task, whole)
+    connection.execute(_SQL.delete_task, whole)
     history.forget_metrics(connection, "task", change.task_id)
 
 

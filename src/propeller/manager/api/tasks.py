@@ -11,7 +11,7 @@ from propeller.errors import BadInput, NotFound
 from propeller.http.answers import AnyRequest
 from propeller.http.server import body_bytes, json_body, media_type
 from propeller.manager.api.paging import Offset, TaskLimit
-from propeller.manager.api.views import task_view
+from propeller.manager.api.views import task_view, with_parts
 from propeller.manager.handles import Handles
 from propeller.manager.tasks import Tasks
 from propeller.ports import Blobs
@@ -69,8 +69,9 @@ def _definitions(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
 
     @get("/tasks/{task_id:str}", summary="One task, with its latest run")
     async def view_task(task_id: FromPath[str]) -> TaskView:
-        [view] = await handles.shown([await tasks.view(task_id, results=True)])
-        return view
+        record = await tasks.view(task_id, results=True)
+        [view] = await handles.shown([record])
+        return with_parts(view, await tasks.parts(record.task))
 
     @put("/tasks/{task_id:str}", summary="Change a task")
     async def update_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:

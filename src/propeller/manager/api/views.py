@@ -1,5 +1,6 @@
 """How tasks and proplets look on the wire. Pure, and the only place that knows both shapes."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import msgspec
@@ -86,6 +87,20 @@ def task_view(record: TaskRecord, *, part: bool = False) -> TaskView:
         fl=dict(task.fl),
         experiment_id=task.experiment_id,
     )
+
+
+def with_parts(view: TaskView, parts: Sequence[TaskRecord]) -> TaskView:
+    """A broadcast with the latest attempt on each proplet that its latest run reached."""
+    if not parts:
+        return view
+    runs = [(one.task, one.run) for one in parts if one.run is not None and one.run.number == view.run]
+    return msgspec.structs.replace(view, attempts=[_part_view(task, run) for task, run in runs])
+
+
+def _part_view(task: Task, run: Run) -> AttemptView:
+    if run.attempt is not None and run.state is not RunState.WAITING:
+        return _attempt_view(run.attempt)
+    return AttemptView(attempt=0, proplet_id=task.proplet_id, state=str(run.state), error=run.reason)
 
 
 def _reason(run: Run) -> str:

@@ -193,6 +193,16 @@ async def _deleted(client: Client, task_id: str) -> None:
         await asyncio.sleep(RETRY_S)
 
 
+async def broadcasts(client: Client, _world: World, random: Random) -> None:
+    """One task on every proplet that is there, perhaps where it fails now and then, perhaps stopped."""
+    content, restart = random.choice(((None, {}), (FLAKY, {"attempts": 2, "delay_s": 1}), (LOOP, {})))
+    fields = {"restart": restart, **(module(content, wall_s=30) if content else {})}
+    await _created_and_started(client, "broadcast", task("everywhere", broadcast=True, **fields))
+    if random.random() < 0.3:  # noqa: PLR2004 - a coin
+        await asyncio.sleep(random.uniform(0.0, 10.0))
+        await client.demand("POST", "/tasks/everywhere/stop")
+
+
 async def serves(client: Client, world: World, random: Random) -> None:
     """A daemon that ends again and again begins again, until it is stopped some time after the storm."""
     home = {"proplet_id": random.choice(world.proplet_ids)} if random.random() < 0.3 else {}  # noqa: PLR2004
@@ -225,5 +235,6 @@ ERRANDS: tuple[Errand, ...] = (
     is_reborn,
     is_stopped,
     serves,
+    broadcasts,
 )
 """All of them; a day has some."""

@@ -29,6 +29,7 @@ _ENDS: Mapping[str, frozenset[RunState]] = {
     "special": frozenset({_DONE, _FAILED}),
     "flow": frozenset({_DONE, _FAILED, _SKIPPED, _STOPPED}),
     "scheduled": frozenset({_DONE, _FAILED}),
+    "broadcast": frozenset({_DONE, _FAILED, _STOPPED}),
     "daemon": frozenset({_STOPPED}),
     "latent": frozenset({_STOPPED, _FAILED}),
 }
@@ -59,7 +60,9 @@ def check_end(world: World, run: Run, kind: str) -> None:
     if kind == "trap":
         require(run.failure == "trap", "a failure names its cause", run)
     task = world.manager_store.tasks_by_id[run.task_id]
-    if run.state is _DONE and not task.federated:
+    if task.broadcast:
+        check_broadcast(world, run, task)
+    elif run.state is _DONE and not task.federated:
         check_result(world, run, task)
     if kind == "special":
         places = {attempt.proplet_id for attempt in run.attempts}
@@ -72,6 +75,23 @@ def check_result(world: World, run: Run, task: Task) -> None:
     owner = run.attempt.proplet_id if run.attempt else ""
     expected = " ".join((f"hello from {owner}", *task.inputs))
     require(said == expected, "a result is its owner's", (said, run))
+
+
+def check_broadcast(world: World, run: Run, task: Task) -> None:
+    """Every member of the run has ended and is in the results; it completed if and only if they all did."""
+    members = {
+        one.proplet_id: world.manager_store.runs[one.id, run.number][0]
+        for one in world.manager_store.tasks_by_id.values()
+        if one.part_of == task.id and (one.id, run.number) in world.manager_store.runs
+    }
+    said = msgspec.json.decode(world.manager_store.results_joined(run.key) or b"{}")
+    require(set(said) == set(members), "a broadcast has a result of each member", (said, members))
+    for proplet_id, member in members.items():
+        if member.state is _DONE:
+            require(said[proplet_id] == f"hello from {proplet_id}", "a result is its owner's", (said, member))
+    done = all(member.state is _DONE for member in members.values())
+    stopped = run.state is _STOPPED
+    require(stopped or done == (run.state is _DONE), "a broadcast ends as its members did", (run, members))
 
 
 async def check_flows(world: World) -> None:

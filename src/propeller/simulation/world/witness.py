@@ -77,7 +77,7 @@ class Witness:
                 self._check_parents(run)
         else:
             _check_progress(before, run)
-        _check_attempts(run)
+        _check_attempts(run, task)
         _check_policies(run, task)
         self._check_place(before, run)
         self._runs[run.key] = run
@@ -129,11 +129,11 @@ def _check_progress(before: Run, run: Run) -> None:
         )
 
 
-def _check_attempts(run: Run) -> None:
+def _check_attempts(run: Run, task: Task) -> None:
     numbers = [attempt.number for attempt in run.attempts]
     require(numbers == sorted(set(numbers)), "attempt numbers grow", run)
     require(not any(attempt.live for attempt in run.attempts[:-1]), "one live attempt a run", run)
-    if run.state is RunState.COMPLETED:
+    if run.state is RunState.COMPLETED and not task.broadcast:
         last = run.attempt
         done = last is not None and last.state is AttemptState.SUCCEEDED
         require(done, "what completed has an attempt that succeeded", run)
@@ -143,6 +143,8 @@ def _check_attempts(run: Run) -> None:
 
 def _check_policies(run: Run, task: Task) -> None:
     """Failures and losses stay within what restart and reschedule allow, and one more that ends the run."""
+    if task.broadcast:
+        return  # its failures are its members'
     restart = task.restart or (DAEMON if task.daemon else Retry())
     elsewhere = 0 if task.reschedule is None or task.stays else task.reschedule.attempts
     require(task.daemon or run.failures <= restart.attempts + elsewhere + 1, "restarts keep their bound", run)

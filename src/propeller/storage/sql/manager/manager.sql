@@ -6,6 +6,18 @@ VALUES (
     coalesce((SELECT latest_run FROM retired WHERE id = :id), 0), :body
 );
 
+-- name: upsert_member
+-- A member of a broadcast, new or again; changes nothing if the id is another task's.
+INSERT INTO tasks (id, created_at, metadata, part_of, body) VALUES (:id, :created_at, '{}', :part_of, :body)
+ON CONFLICT (id) DO UPDATE SET body = excluded.body WHERE part_of = excluded.part_of;
+
+-- name: list_parts
+-- The members of a broadcast, each with its latest run.
+SELECT tasks.body AS task, tasks.latest_run, runs.body AS run, NULL AS results
+FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.latest_run
+WHERE tasks.part_of = :id
+ORDER BY tasks.created_at, tasks.id;
+
 -- name: keep_definition
 -- A live run goes on as it was started: before its task changes, the run keeps the definition it had.
 UPDATE runs SET task = (SELECT body FROM tasks WHERE id = :id) WHERE task_id = :id AND live = 1 AND task IS NULL;
@@ -14,13 +26,14 @@ UPDATE runs SET task = (SELECT body FROM tasks WHERE id = :id) WHERE task_id = :
 UPDATE tasks SET metadata = :metadata, flow_id = :flow_id, next_run = :next_run, body = :body WHERE id = :id;
 
 -- name: retire_task
--- Remembers how far an id has counted, before its task is deleted.
-INSERT INTO retired (id, latest_run) SELECT id, latest_run FROM tasks WHERE id = :id AND latest_run > 0
+-- Remembers how far an id has counted, and those of its members, before the task is deleted.
+INSERT INTO retired (id, latest_run)
+SELECT id, latest_run FROM tasks WHERE (id = :id OR part_of = :id) AND latest_run > 0
 ON CONFLICT (id) DO UPDATE SET latest_run = excluded.latest_run;
 
 -- name: delete_task
--- Its runs go with it.
-DELETE FROM tasks WHERE id = :id;
+-- Its runs go with it, and so do its members if it is a broadcast.
+DELETE FROM tasks WHERE id = :id OR part_of = :id;
 
 -- name: upsert_run
 -- Results that are already there stay unless new ones come: a later record of a run never erases them.
@@ -49,7 +62,7 @@ WHERE tasks.id = :id;
 -- (1 is 1.0, and not true; documents inside are written with sorted keys, so that equal ones are equal text).
 SELECT tasks.body AS task, tasks.latest_run, runs.body AS run, runs.results AS results
 FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.latest_run
-WHERE NOT EXISTS (
+WHERE part_of IS NULL AND NOT EXISTS (
     SELECT 1 FROM json_each(:metadata) AS wanted
     WHERE NOT EXISTS (
         SELECT 1 FROM json_each(tasks.metadata) AS has
@@ -63,7 +76,7 @@ LIMIT :limit OFFSET :offset;
 
 -- name: count_tasks
 SELECT count(*) AS total FROM tasks
-WHERE NOT EXISTS (
+WHERE part_of IS NULL AND NOT EXISTS (
     SELECT 1 FROM json_each(:metadata) AS wanted
     WHERE NOT EXISTS (
         SELECT 1 FROM json_each(tasks.metadata) AS has
