@@ -22,7 +22,9 @@ def emulate(
     devices: Annotated[int | None, typer.Option("--devices", min=1)] = None,
     board: Annotated[
         str | None,
-        typer.Option("--board", help="qemu_x86, mps2_an385, or qemu_x86=8,mps2_an385=2"),
+        typer.Option(
+            "--board", help="qemu_x86, mps2_an385, linux-x86_64, plain; or qemu_x86=8,linux-x86_64=2"
+        ),
     ] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="Of each device, such as 15M.")] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1)] = None,

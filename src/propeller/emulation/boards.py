@@ -11,6 +11,8 @@ from typing import Final
 
 from propeller.errors import BadInput
 
+LINUX_ARGUMENTS: Final = "console=ttyS0 quiet panic=-1 mitigations=off rootfstype=ramfs"
+"""A ramfs has no limit of its own; a tmpfs would cut the file system at half of the memory."""
 TB_CACHE_MB: Final = 4
 """Of translated code, a device; QEMU would take a gigabyte of address space and use it."""
 
@@ -30,6 +32,7 @@ class Board:
     on_board_card: str = ""
     """QEMU's model of a network card that is soldered on; empty where `card` is plugged in."""
     card: str = ""
+    emulated: bool = True
     gateway: bool = False
     """Whether it runs Linux and the ordinary proplet."""
     boot_s_max: float = 30.0
@@ -59,13 +62,17 @@ LINUX_X86: Final = Board(
     program="qemu-system-x86_64",
     package="qemu-system-x86",
     machine=("-machine", "q35,vmport=off,smm=off", "-cpu", "max"),
-    memory_mb=224,
+    memory_mb=256,
     memory_fixed=False,
     card="virtio-net-pci,netdev=n0,romfile=",
     gateway=True,
     boot_s_max=90.0,
 )
-BOARDS: Final[Mapping[str, Board]] = {one.name: one for one in (ZEPHYR_X86, ZEPHYR_ARM)}
+PLAIN: Final = Board(
+    name="plain", program="", package="", machine=(), memory_mb=0, memory_fixed=True, emulated=False
+)
+"""No device at all but an ordinary proplet as a process of this machine, for comparison."""
+BOARDS: Final[Mapping[str, Board]] = {one.name: one for one in (ZEPHYR_X86, ZEPHYR_ARM, LINUX_X86, PLAIN)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +111,7 @@ def command(of: Board, image: Image, *, memory: int, mac: str, backend: str, con
     size = () if of.on_board_card else ("-m", str(memory))
     booted: tuple[str, ...] = ("-kernel", str(image.kernel))
     if image.initrd is not None:
-        booted += ("-initrd", str(image.initrd), "-append", "console=ttyS0 quiet panic=-1 mitigations=off")
+        booted += ("-initrd", str(image.initrd), "-append", LINUX_ARGUMENTS)
     tcg = ("-accel", f"tcg,tb-size={TB_CACHE_MB if not of.gateway else 8 * TB_CACHE_MB}")
     return (
         *(of.program, *of.machine, *tcg, *size, *quiet),

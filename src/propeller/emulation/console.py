@@ -105,13 +105,15 @@ class Console:
         return found
 
     async def command(
-        self, line: str, *, good: str = r"^ok\r?$", timeout_s: float = ANSWER_S
+        self, line: str, *, good: str = r"^ok\r?\n", timeout_s: float = ANSWER_S
     ) -> re.Match[str]:
         """Say one line and wait for its answer; raises `PeerRefused` with what the device says instead."""
         mark = self.mark
         self.write(line.encode() + b"\n")
         word = re.escape(line.split(" ", 1)[0])
-        answer = await self.wait(rf"(?:{good})|^{word}[^\r\n]*: [^\r\n]+\r?$", mark=mark, timeout_s=timeout_s)
+        answer = await self.wait(
+            rf"(?:{good})|^{word}[^\r\n]*: [^\r\n]+\r?\n", mark=mark, timeout_s=timeout_s
+        )
         if re.search(good, answer[0], re.MULTILINE) is None:
             raise PeerRefused(f"{self.path.name} answers: {answer[0].strip()}", code="console_refused")
         return answer

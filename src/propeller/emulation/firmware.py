@@ -41,7 +41,7 @@ def build(board: Board, directory: Path, env: Mapping[str, str]) -> Image:
     if missing := [name for name in _TREES if not env.get(name)]:
         raise EnvironmentError_(
             f"the firmware for {board.name} is built with Zephyr and WAMR trees, and {' and '.join(missing)} "
-            "say not where they are (docs/howto/emulate.md)",
+            "say not where they are (docs/howto/emulate.md); --board linux-x86_64 needs neither",
             code="no_zephyr",
         )
     prefix, package, options = _COMPILERS[board.name]

@@ -37,6 +37,6 @@ async def counters(fleet: Fleet) -> list[Counters]:
 
 async def _of(device: Device) -> Counters | None:
     with contextlib.suppress(PropellerError, msgspec.MsgspecError):
-        said = await device.machine.console.command("status", good=r"^\{.*\}\r?$", timeout_s=ANSWER_S)
+        said = await device.machine.console.command("status", good=r"^\{.*\}\r?\n", timeout_s=ANSWER_S)
         return msgspec.json.decode(said[0].strip(), type=Counters)
     return None

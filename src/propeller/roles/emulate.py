@@ -7,7 +7,7 @@ data; runs rounds over the same HTTP and MQTT that any user has; takes everythin
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
@@ -96,22 +96,26 @@ async def run_once(stage: Stage, wishes: Wishes) -> Outcome:
     stage.show.print(f"starting the services and {wishes.devices} devices ({stage.network.name} network) …")
     async with contextlib.AsyncExitStack() as stack:
         running = await stack.enter_async_context(
-            own_system(data, 0, wishes.seed, identities=wishes.devices, more=more)
+            own_system(
+                data, wishes.devices if wishes.plain else 0, wishes.seed, identities=wishes.devices, more=more
+            )
         )
         client = await stack.enter_async_context(AsyncClient(endpoints(running)))
         await stack.enter_async_context(_way(stage, wishes, running))
         share = stack.enter_context(limited(wishes.cpu_share))
-        plans = _plans(stage, wishes, running, read_config(data.config))
+        config = read_config(data.config)
+        plans = [] if wishes.plain else _plans(stage, wishes, running, config)
         fleet = Fleet(plans, stage.network, stage.directory, share)
         stack.push_async_callback(fleet.close)
         await stack.enter_async_context(consoles(fleet, stage.directory))
-        rounds = Rounds(client, fleet, wishes, running, stage.show)
+        ids = [one.client_id for one in config.proplets().values()]
+        rounds = Rounds(client, fleet, ids, wishes, running, stage.show)
         await rounds.prepare()
         boot_s = monotonic()
         await fleet.boot()
-        await _ready(client, fleet)
+        await _ready(client, fleet, ids)
         connect_s = monotonic() - boot_s
-        ready = len(await alive(client) & rounds.ids(fleet))
+        ready = len(await alive(client) & set(ids))
         stage.show.print(f"{ready} of {wishes.devices} devices ready after {connect_s:.1f} s")
         seen = await rounds.run()
         return await _outcome(stage, wishes, fleet, rounds, seen, ready, connect_s, started_s)
@@ -181,9 +185,10 @@ async def alive(client: AsyncClient) -> set[str]:
     return {one.id for one in page.proplets}
 
 
-async def _ready(client: AsyncClient, fleet: Fleet) -> None:
-    """Until the manager hears every device that started, or a while has passed."""
-    started = {one.plan.identity.id for one in fleet.devices.values() if one.boot_s}
+async def _ready(client: AsyncClient, fleet: Fleet, ids: Sequence[str]) -> None:
+    """Until the manager hears everybody that started, or a while has passed."""
+    off = {one.plan.identity.id for one in fleet.devices.values() if not one.boot_s}
+    started = set(ids) - off
     if not started:
         raise PeerUnavailable(
             f"no device started of {len(fleet.devices)}; one says: {next(iter(fleet.failures.values()), '')}",
@@ -223,7 +228,7 @@ async def _outcome(
         round_s_p50=median(seconds),
         round_s_max=max(seconds),
         update_s_p50=median([one.update_s for one in whole] or [0.0]),
-        boot_s_max=max(one.boot_s for one in fleet.devices.values()),
+        boot_s_max=max((one.boot_s for one in fleet.devices.values()), default=0.0),
         connect_s=connect_s,
         device_mb=sum(memory) / len(memory) / MIB,
         device_mb_max=max(memory) / MIB,

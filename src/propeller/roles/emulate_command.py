@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from propeller.emulation import firmware
+from propeller.emulation import firmware, gateway
 from propeller.emulation.boards import Board, Image
 from propeller.emulation.consoles import attach
 from propeller.emulation.network import BridgeNetwork, Network, UserNetwork, may_bridge
@@ -59,7 +59,7 @@ def run_command(command: Command) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _locked(directory)
     show = Console(file=sys.stderr if command.as_json else sys.stdout, highlight=False, soft_wrap=True)
-    boards = {one.name: one for wishes in runs for one in wishes.fleet()}
+    boards = {one.name: one for wishes in runs for one in wishes.fleet() if one.emulated}
     images = {name: _image(one, directory, command.firmware, show) for name, one in boards.items()}
     network, runs = _network(command, runs)
     # Huge pages would back a small guest's scattered pages with much more memory than it uses.
@@ -108,10 +108,18 @@ def _locked(directory: Path) -> int:
 
 
 def _image(board: Board, directory: Path, build: Path | None, show: Console) -> Image:
+    if board.gateway:
+        show.print(f"making the image of {board.name} …")
+        return gateway.build(_cache() / "gateway")
     if build is not None:
         return firmware.built(board, build)
     show.print(f"building the firmware for {board.name} …")
     return firmware.build(board, directory / "firmware" / board.name, os.environ)
+
+
+def _cache() -> Path:
+    """Where what all fleets of this user share is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "propeller"
 
 
 def _network(command: Command, runs: list[Wishes]) -> tuple[Network, list[Wishes]]:

@@ -5,6 +5,7 @@ participants can be others each time. It must not know how devices are made.
 """
 
 import asyncio
+from collections.abc import Sequence
 from random import Random
 from statistics import median
 from time import monotonic
@@ -49,14 +50,23 @@ class RoundSeen(msgspec.Struct, frozen=True, kw_only=True):
     update_s: float
     bytes: int
     refused: dict[str, int]
+    model: str
+    """SHA-256 of the model that the round made."""
 
 
 class Rounds:
     """The rounds of one run. `died` and `returned` count devices that lost power and came back."""
 
     def __init__(
-        self, client: AsyncClient, fleet: Fleet, wishes: Wishes, running: Running, show: Console
+        self,
+        client: AsyncClient,
+        fleet: Fleet,
+        ids: Sequence[str],
+        wishes: Wishes,
+        running: Running,
+        show: Console,
     ) -> None:
+        self._ids = ids
         self.died = 0
         self.returned = 0
         self._client, self._fleet, self._wishes, self._running, self._show = (
@@ -72,18 +82,13 @@ class Rounds:
         self._image = ""
         self._last = (0.0, 0.0)
 
-    @staticmethod
-    def ids(fleet: Fleet) -> set[str]:
-        """The proplet ids of the fleet."""
-        return {device.plan.identity.id for device in fleet.devices.values()}
-
     async def prepare(self) -> None:
         """Trainer, data sets and the first model in their places."""
         self._image = f"{self._running.urls['registry'].removeprefix('http://')}/{IMAGE}"
         async with http_client() as http:
             await images.push(http, self._image, mlp(), title="mlp.wasm")
-        for device, part in zip(self._fleet.devices.values(), self._split.parts, strict=True):
-            await self._client.datasets.post(device.plan.identity.id, part.rows())
+        for proplet_id, part in zip(self._ids, self._split.parts, strict=True):
+            await self._client.datasets.post(proplet_id, part.rows())
         model = digits.untrained(self._wishes.seed)
         self._version = (await self._client.models.post(StoreModel(model=model, name=MODEL))).version or 0
         self._last = digits.judged(model, self._split.held_out)
@@ -134,7 +139,7 @@ class Rounds:
 
     async def _participants(self) -> list[str]:
         """Those of this round: drawn from the devices that the manager hears, once there are enough."""
-        mine, wanted = self.ids(self._fleet), self._wishes.clients
+        mine, wanted = set(self._ids), self._wishes.clients
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + ENOUGH_S
         while True:
@@ -195,4 +200,5 @@ class Rounds:
             update_s=median([one.seconds for one in detail.updates] or [0.0]),
             bytes=detail.bytes,
             refused=detail.refused,
+            model=detail.model_hash,
         )

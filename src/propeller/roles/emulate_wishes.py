@@ -62,7 +62,14 @@ class Wishes:
             if not count.isdigit():
                 raise BadInput(f"--board {self.board!r}: write NAME=COUNT,NAME=COUNT")
             found += [board(name.strip())] * int(count)
+        if not all(one.emulated for one in found):
+            raise BadInput("plain proplets do not mix with devices: --board plain --devices N")
         return found
+
+    @property
+    def plain(self) -> bool:
+        """Whether ordinary proplets of this machine take the place of devices."""
+        return self.board == "plain"
 
     def settings(self) -> dict[str, Any]:
         """All of it, for the results."""
@@ -77,6 +84,8 @@ class Wishes:
 def checked(wishes: Wishes) -> Wishes:
     """`wishes` if they can be, with `devices` counted; raises `BadInput` that says which cannot."""
     wishes = replace(wishes, devices=len(wishes.fleet()))
+    if wishes.plain and (wishes.slow or wishes.churn or wishes.cpu_share):
+        raise BadInput("plain proplets have no network of their own to worsen, and nothing that dies")
     for name, low, high in (
         ("devices", 1, DEVICES_MAX), ("rounds", 1, 100_000), ("clients", 0, wishes.devices),
         ("epochs", 1, 100_000), ("batch", 1, 100_000), ("enough", 0.01, 1.0), ("loss", 0.0, 0.9),
