@@ -30,6 +30,8 @@ from propeller.runtime.messages import (
 
 KILL_AFTER_S: Final = limits.WORKER_SLACK_S * 0.6
 """A soft stop that did not work within this is followed by SIGKILL; the rest of the slack is for reaping."""
+_FIRST_LOOK_S: Final = 0.05
+"""A guest that has not ended by then has its processor time looked at."""
 _CHUNK_BYTES: Final = 256 * 1024
 _KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH")
 _PARTED: Final = (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError)
@@ -47,6 +49,8 @@ class WorkerProcess:
         self._retiring = False
         self._stdin, self._stdout = process.stdin, process.stdout
         self._heard = Heard()
+        self._announced_bytes: int | None = None
+        """Length of the message that is being read, once it is known."""
 
     @classmethod
     async def start(cls, cache_dir: Path) -> "WorkerProcess":
@@ -165,30 +169,25 @@ class WorkerProcess:
         """Wait for the guest's end. A guest that does not feel its soft stop is killed with the worker."""
         clock = asyncio.get_running_loop().time
         wall_end_s = math.inf if endless else clock() + allowed.wall_s + KILL_AFTER_S
-        cpu_end_s = math.inf if endless else self._cpu_s() + allowed.cpu_s + KILL_AFTER_S
-        reading = asyncio.ensure_future(self._read())
-        try:
-            while True:
-                wall_left_s = wall_end_s - clock()
-                cpu_left_s = math.inf if endless else cpu_end_s - self._cpu_s()
-                if reading.done():
-                    message = reading.result()
-                    if not isinstance(message, Printed):
-                        return _last(message)
-                    self._heard.take(message)
-                    reading = asyncio.ensure_future(self._read())
-                if wall_left_s <= 0 or cpu_left_s <= 0:
-                    await self.kill()
-                    # Whatever came at the last moment, or the broken pipe, is outrun by the verdict.
-                    await asyncio.wait({reading})
-                    reading.exception()
-                    return _overrun(allowed, of_wall=wall_left_s <= 0)
-                # A guest is one thread: its processor time is spent no faster than the wall's.
-                pause_s = None if endless else min(wall_left_s, max(cpu_left_s, 0.01))
-                await asyncio.wait({reading}, timeout=pause_s)
-        finally:
-            if not reading.done():
-                reading.cancel()
+        cpu_end_s: float | None = None
+        pause_s = min(_FIRST_LOOK_S, allowed.wall_s)
+        while True:
+            message = await self._read_within(None if endless else pause_s)
+            if message is not None and not isinstance(message, Printed):
+                return _last(message)
+            if message is not None:
+                self._heard.take(message)
+            if endless:
+                continue
+            if cpu_end_s is None:
+                # Most guests have ended before it is worth asking the kernel what they have used.
+                cpu_end_s = self._cpu_s() + allowed.cpu_s + KILL_AFTER_S
+            wall_left_s, cpu_left_s = wall_end_s - clock(), cpu_end_s - self._cpu_s()
+            if wall_left_s <= 0 or cpu_left_s <= 0:
+                await self.kill()
+                return _overrun(allowed, of_wall=wall_left_s <= 0)
+            # A guest is one thread: its processor time is spent no faster than the wall's.
+            pause_s = min(wall_left_s, max(cpu_left_s, 0.01))
 
     async def _obituary(self, *, loading: bool) -> GuestFailed:
         """What the end of the process in the middle of a job says about the guest."""
@@ -211,8 +210,19 @@ class WorkerProcess:
     async def _read(self) -> FromWorker:
         if self._stdout is None:
             raise Bug("a worker without a pipe")
-        size_bytes = messages.length(await self._stdout.readexactly(messages.HEADER.size))
-        return messages.decode_from_worker(await self._stdout.readexactly(size_bytes))
+        if self._announced_bytes is None:  # else a read was given up between the length and the message
+            self._announced_bytes = messages.length(await self._stdout.readexactly(messages.HEADER.size))
+        body = await self._stdout.readexactly(self._announced_bytes)
+        self._announced_bytes = None
+        return messages.decode_from_worker(body)
+
+    async def _read_within(self, pause_s: float | None) -> FromWorker | None:
+        """The next message, or None if none has come by then."""
+        try:
+            async with asyncio.timeout(pause_s):
+                return await self._read()
+        except TimeoutError:
+            return None
 
     async def _write(self, content: bytes | memoryview) -> None:
         """Write in pieces, so that a large module never holds the loop."""

@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NoReturn
@@ -118,6 +119,30 @@ class Engine:
         self.component = ComponentRunner(self.sandbox)
 
 
+class JobThread:
+    """A thread with a stack of its own size that does one job after the other; dropped, it ends."""
+
+    def __init__(self, do: Callable[[list[Job], Watch], None], stack_bytes: int) -> None:
+        self._given: SimpleQueue[tuple[list[Job], Watch] | None] = SimpleQueue()
+        threading.stack_size(stack_bytes)
+        threading.Thread(target=_do_all, args=(self._given, do), daemon=True).start()
+
+    def give(self, box: list[Job], watch: Watch) -> None:
+        """Have a job done."""
+        self._given.put((box, watch))
+
+    def __del__(self) -> None:
+        self._given.put(None)
+
+
+def _do_all(
+    given: "SimpleQueue[tuple[list[Job], Watch] | None]", do: Callable[[list[Job], Watch], None]
+) -> None:
+    while (job := given.get()) is not None:
+        do(*job)
+        del job
+
+
 class Worker:
     """Serves jobs until the parent closes the pipe."""
 
@@ -129,6 +154,7 @@ class Worker:
         self._printer: Printer | None = None
         self._module_bytes: SimpleQueue[bytes] = SimpleQueue()
         self._own_bytes_at_start = own_bytes()
+        self._hands: JobThread | None = None
 
     def serve(self) -> NoReturn:
         """Take messages, and keep the watch meanwhile."""
@@ -152,10 +178,11 @@ class Worker:
             self._module_bytes.put(self._pipe.read(message.size_bytes))
             return
         if message.limits.stack_bytes != self._engine.sandbox.stack_bytes:
-            self._engine = Engine(message.limits.stack_bytes, self._cache)
+            self._engine, self._hands = Engine(message.limits.stack_bytes, self._cache), None
+        if self._hands is None:
+            self._hands = JobThread(self._job, message.limits.stack_bytes + _HOST_STACK_BYTES)
         self._watch = Watch(message.limits, self._engine.sandbox.engine.increment_epoch)
-        threading.stack_size(message.limits.stack_bytes + _HOST_STACK_BYTES)
-        threading.Thread(target=self._job, args=([message], self._watch), daemon=True).start()
+        self._hands.give([message], self._watch)
 
     def _give_up(self, watch: Watch) -> NoReturn:
         """Too much memory is held where no interruption reaches: report, and end with the memory."""
