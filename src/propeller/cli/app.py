@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from propeller.cli import (
+    data,
     datasets,
     demo,
     emulate,
@@ -35,7 +36,7 @@ app = typer.Typer(
 
 ASKING = frozenset(
     {"tasks", "proplets", "jobs", "workflows", "schedules", "fl", "models", "datasets", "health", "image"}
-    | {"provision", "version"}
+    | {"provision", "version", "data"}
 )
 """Nouns that ask or tell: the global options may stand anywhere on their line."""
 _GLOBAL = frozenset(
@@ -90,6 +91,7 @@ app.add_typer(fl.app, name="fl")
 app.add_typer(images.app, name="image")
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(data.app, name="data")
 app.add_typer(provision.app, name="provision")
 app.add_typer(sim.app, name="sim")
 system.add_to(app)

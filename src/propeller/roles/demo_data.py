@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from propeller.errors import EnvironmentError_
 from propeller.fl.partition import Indices, dirichlet
+from propeller.roles.ready_data import breast_cancer
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,7 +58,8 @@ def load(hospitals: int, seed: int) -> Cohort:
     Features are standardised by the mean and deviation of training patients alone, so that nothing is known
     of the held-out ones. Raises `EnvironmentError_` without scikit-learn.
     """
-    x, y = _loaded()
+    patients = breast_cancer()
+    x, y = patients.x, patients.y.astype(np.float64)
     order = np.random.default_rng(seed).permutation(len(y))
     cut = round(len(y) * HELD_OUT_SHARE)
     out, kept = order[:cut], order[cut:]
@@ -87,18 +88,6 @@ def sklearn_accuracy(cohort: Cohort) -> float:
 
     fitted = LogisticRegression(max_iter=1000).fit(cohort.training.x, cohort.training.y)
     return float(fitted.score(cohort.held_out.x, cohort.held_out.y))
-
-
-def _loaded() -> tuple[Floats, Floats]:
-    try:
-        from sklearn.datasets import load_breast_cancer  # noqa: PLC0415 - belongs to the `demo` extra
-    except ImportError as error:
-        raise EnvironmentError_(
-            "the demo needs scikit-learn: pip install 'propeller[demo]', or `make demo`"
-        ) from error
-    found = load_breast_cancer()
-    # There 1 is benign; here 1 is what one looks for.
-    return np.asarray(found.data, dtype=np.float64), 1.0 - np.asarray(found.target, dtype=np.float64)
 
 
 def _fair(rows: Indices, hospitals: int) -> int:
