@@ -5,6 +5,7 @@ no code with the product, so that a mistake of ours cannot hide on both sides of
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import re
@@ -131,6 +132,16 @@ class Device:
                 wanted[key] = got.get(key)
         assert got == wanted
         return got
+
+    async def image(self, url: str) -> bytes:
+        """Ask for an image by MQTT and put its chunks together, in whatever order they come."""
+        await self.say("wants_image", url=url)
+        pieces: dict[int, bytes] = {}
+        while True:
+            chunk = await self.hears("chunk", url=url, index=None, total=None, data=None)
+            pieces[chunk["chunk_idx"]] = base64.b64decode(chunk["data"], validate=True)
+            if len(pieces) == chunk["total_chunks"]:
+                return b"".join(pieces[index] for index in range(len(pieces)))
 
     async def takes(self, golden_topic: str) -> dict[str, Any]:
         """Wait for the next message on that topic, whatever it holds."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from walk_system import System, started
+from walk_system import IMAGE as PUSHED
+from walk_system import TRAINER, System, started
 
 from original_peers import Device, Sdk, beating
 
@@ -157,7 +158,7 @@ async def _rounds(sdk: Sdk, *devices: Device) -> None:
 
 
 async def test_a_round_on_devices_of_the_original(site: Site, http: aiohttp.ClientSession) -> None:
-    """One posts its update over HTTP, one by MQTT alone (defect 4.13); both tasks end."""
+    """One posts its update over HTTP, one by MQTT alone (4.13); the image comes in chunks (defect 4.20)."""
     system = site.system
     rust, board = site.device("rust_proplet", 0), site.device("embedded_proplet", 1)
     for device in (rust, board):
@@ -166,11 +167,13 @@ async def test_a_round_on_devices_of_the_original(site: Site, http: aiohttp.Clie
     names = [rust.me, board.me]
     for me in names:
         await _until(sdk, me)
-    await sdk.call("ConfigureExperiment", round="old-1", participants=names, image=IMAGE)
+    system.push()
+    await sdk.call("ConfigureExperiment", round="old-1", participants=names, image=PUSHED)
     begun = {device.me: await _start_for(device) for device in (rust, board)}
     env = begun[rust.me]["env"]
     assert env["ROUND_ID"] == "old-1"
     assert json.loads(env["HYPERPARAMS"])["lr"] == 0.01
+    assert await rust.image(begun[rust.me]["image_url"]) == TRAINER.read_bytes()
     async with http.get(f"{env['MODEL_REGISTRY_URL']}/models/0") as answer:
         assert set(await answer.json()) >= {"w", "b"}
     update = {

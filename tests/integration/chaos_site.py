@@ -28,7 +28,8 @@ from propeller.wire.topics import Topics
 
 TOPICS = Topics("d", "c")
 PROGRAM = Path(__file__).with_name("proplet_process.py")
-WAIT_S = 40.0
+WAIT_S = 100.0
+"""For whatever is waited for: a third of all packets lost makes a minute of what takes a second."""
 HEARTBEAT_S = 0.5
 ENDED = {3, 4, 5, 6}
 

@@ -125,7 +125,7 @@ class FakeLog:
         self.lines.append(("error", event, fields))
 
 
-def supply(http=None, images=None, *, urls=URLS, allowed=(), data=None):
+def supply(http=None, images=None, *, urls=URLS, allowed=(), data=None, modules=None):
     """What jobs are made from."""
     return Supply(
         proplet_id="p-1",
@@ -135,6 +135,7 @@ def supply(http=None, images=None, *, urls=URLS, allowed=(), data=None):
         data=LocalData(data) if data else None,
         limits=GuestLimits(),
         offload=at_once,
+        modules=modules,
     )
 
 

@@ -21,12 +21,13 @@ from proplet_fakes import (
 )
 
 from propeller import limits
-from propeller.errors import NotFound, PeerRefused, TooLarge
+from propeller.errors import NotFound, PeerRefused, StorageBroken, StorageFull, TooLarge
 from propeller.ports import GuestLimits, Response
 from propeller.proplet.failure import AttemptFailed
 from propeller.proplet.job import limits_of, prepare
 from propeller.proplet.services import Patience, origin
 from propeller.proplet.settings import ServiceUrls
+from propeller.storage.memory_blobs import MemoryBlobs
 from propeller.wire.messages import ModuleRef, Start, TaskLimits
 
 SHA = hashlib.sha256(MODULE).hexdigest()
@@ -106,6 +107,49 @@ def test_a_referenced_module_is_fetched_once():
         assert (job.module, job.digest) == (MODULE, SHA)
     assert len(http.asked) == 1
     assert failure_of(start(module=ModuleRef(sha256="0" * 64, url=ref.url)), mine).kind == "image"
+
+
+class BadDisk(MemoryBlobs):
+    """Has no room, or gives back what is not what it took."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+        self.deleted = []
+
+    async def put(self, content):
+        """Fail if that is how it is bad."""
+        if isinstance(self.error, StorageFull):
+            raise self.error
+        return await super().put(content)
+
+    async def get(self, digest):
+        """Fail if that is how it is bad, and there is something."""
+        content = await super().get(digest)
+        if isinstance(self.error, StorageBroken):
+            raise self.error
+        return content
+
+    async def delete(self, digest):
+        """Note it."""
+        self.deleted.append(digest)
+        await super().delete(digest)
+
+
+def test_a_referenced_module_is_on_the_devices_own_disk_afterwards():
+    """The next process asks nobody (N8); a damaged copy is fetched anew, a full disk costs only that."""
+    http, disk = FakeHttp(), MemoryBlobs()
+    http.answers[f"GET {MANAGER}/blobs/x"] = MODULE
+    ref = ModuleRef(sha256=SHA.upper(), url=f"{MANAGER}/blobs/x")
+    job_of(start(module=ref), supply(http, modules=disk))
+    job, _ = job_of(start(module=ref), supply(FakeHttp(), modules=disk))
+    assert (job.module, job.digest) == (MODULE, SHA)
+    for error in (StorageBroken("it lies"), StorageFull("no room")):
+        bad = BadDisk(error)
+        for _ in range(2):
+            job, _ = job_of(start(module=ref), supply(http, modules=bad))
+            assert job.module == MODULE
+        assert bad.deleted == ([SHA] if isinstance(error, StorageBroken) else [])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import contextlib
 from proplet_fakes import FakeLog
 
 from propeller.ports import Message
-from propeller.proplet.outbox import OUTBOX_LOGS_MAX, OUTBOX_MAX, Outbox
+from propeller.proplet.outbox import OUTBOX_LOGS_MAX, OUTBOX_MAX, OUTBOX_UNDER_WAY_MAX, Outbox
 from propeller.wire.messages import AttemptKey
 
 KEY = AttemptKey(task_id="t", run=1, attempt=1)
@@ -48,6 +48,42 @@ async def test_only_the_newest_word_of_an_attempt_waits():
     outbox.put(Message("events", b"other"), AttemptKey(task_id="u", run=1, attempt=1))
     outbox.put(Message("results", b"finished"), KEY)
     assert await drained(outbox, bus, 3) == [b"alive", b"other", b"finished"]
+
+
+async def test_what_is_true_now_takes_the_turn_of_what_was():
+    """Heartbeats pile up on no line, however slow, and are not put off by newer ones either."""
+    bus = SlowBus()
+    outbox = Outbox(bus, FakeLog())
+    outbox.put(Message("alive", b"first"), renews=True)
+    outbox.put(Message("events", b"event"))
+    outbox.put(Message("alive", b"second"), renews=True)
+    assert await drained(outbox, bus, 2) == [b"second", b"event"]
+
+
+async def test_a_long_line_carries_several_messages_at_once():
+    """In order, without waiting for each other's acknowledgement, but not without bound."""
+    bus, begun = SlowBus(), []
+    publish = bus.publish
+
+    async def noted(message):
+        begun.append(message.payload)
+        return await publish(message)
+
+    bus.publish = noted
+    outbox = Outbox(bus, FakeLog())
+    for number in range(OUTBOX_UNDER_WAY_MAX + 1):
+        outbox.put(Message("x", b"%d" % number))
+    sending = asyncio.create_task(outbox.send())
+    while len(begun) < OUTBOX_UNDER_WAY_MAX:  # noqa: ASYNC110 - a list tells nobody
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert begun == [b"%d" % number for number in range(OUTBOX_UNDER_WAY_MAX)]
+    bus.let.release()
+    while len(begun) == OUTBOX_UNDER_WAY_MAX:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.01)
+    sending.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sending
 
 
 async def test_the_oldest_gives_way():

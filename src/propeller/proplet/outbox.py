@@ -1,6 +1,7 @@
 """What a proplet has to say and has not handed to the bus yet: bounded, in order.
 
 Of each attempt only the newest word waits, as it implies those before it: a short task costs one message.
+On a long line several messages are on their way at once, or a round trip would be the pace of everything.
 Everything here may be lost: what matters is said again by the agent. It knows no topics.
 """
 
@@ -16,6 +17,10 @@ OUTBOX_MAX = 512
 """Messages that wait for the bus; beyond it the oldest is dropped, and said again when it is due."""
 OUTBOX_LOGS_MAX = 64
 """With more waiting than this, logs and measurements are left out."""
+OUTBOX_PATIENCE_S = 0.05
+"""How long the next message waits for the acknowledgement of the one before it."""
+OUTBOX_UNDER_WAY_MAX = 32
+"""Messages that may be unacknowledged at once."""
 
 
 class Outbox:
@@ -24,16 +29,22 @@ class Outbox:
     def __init__(self, bus: Bus, log: Log) -> None:
         self._bus = bus
         self._log = log
-        self._waiting: OrderedDict[AttemptKey | int, Message] = OrderedDict()
+        self._waiting: OrderedDict[AttemptKey | int | str, Message] = OrderedDict()
         self._number = 0
         self._arrived = asyncio.Event()
 
-    def put(self, message: Message, attempt: AttemptKey | None = None) -> None:
-        """Let a message wait its turn; the latest event of an `attempt` says all that earlier ones did."""
+    def put(self, message: Message, attempt: AttemptKey | None = None, *, renews: bool = False) -> None:
+        """Let a message wait its turn; the latest event of an `attempt` says all that earlier ones did.
+
+        One that `renews` says what is true now: it takes the turn of the last such on its topic.
+        """
         self._number += 1
-        name = self._number if attempt is None else attempt
-        self._waiting.pop(name, None)
-        self._waiting[name] = message
+        if renews:
+            self._waiting[message.topic] = message
+        else:
+            name = self._number if attempt is None else attempt
+            self._waiting.pop(name, None)
+            self._waiting[name] = message
         if len(self._waiting) > OUTBOX_MAX:
             self._waiting.popitem(last=False)
         self._arrived.set()
@@ -45,12 +56,22 @@ class Outbox:
 
     async def send(self) -> None:
         """Hand messages to the bus in order, until cancelled."""
-        while True:
-            while self._waiting:
-                _, message = self._waiting.popitem(last=False)
-                try:
-                    await self._bus.publish(message)
-                except PropellerError as error:
-                    self._log.warning("message not sent", topic=message.topic, reason=error.message)
-            self._arrived.clear()
-            await self._arrived.wait()
+        async with asyncio.TaskGroup() as group:
+            under_way: set[asyncio.Task[None]] = set()
+            while True:
+                while self._waiting:
+                    _, message = self._waiting.popitem(last=False)
+                    newest = group.create_task(self._hand_over(message))
+                    under_way.add(newest)
+                    await asyncio.wait([newest], timeout=OUTBOX_PATIENCE_S)
+                    if len(under_way) >= OUTBOX_UNDER_WAY_MAX:
+                        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    under_way = {one for one in under_way if not one.done()}
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    async def _hand_over(self, message: Message) -> None:
+        try:
+            await self._bus.publish(message)
+        except PropellerError as error:
+            self._log.warning("message not sent", topic=message.topic, reason=error.message)

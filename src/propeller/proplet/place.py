@@ -11,7 +11,7 @@ from propeller.proplet.offload import Offload
 from propeller.proplet.packing import Packer, at_once
 from propeller.proplet.spool import Spool
 from propeller.proplet.workspace import Workspace
-from propeller.wire.messages import PropletMetadata
+from propeller.wire.messages import Create, PropletMetadata
 from propeller.wire.topics import Topics
 
 
@@ -41,6 +41,17 @@ class Identity:
     heartbeat_s: float = limits.HEARTBEAT_S
     namespace: str = "default"
     metadata: PropletMetadata = field(default_factory=PropletMetadata)
+
+    @property
+    def announcement(self) -> Create:
+        """What it says when it joins; protocol 2 asks for a welcome."""
+        return Create(
+            proplet_id=self.id,
+            namespace=self.namespace,
+            metadata=self.metadata,
+            protocol=2,
+            slots=self.slots,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,6 @@ from propeller.wire.messages import (
     Alive,
     AttemptEvent,
     AttemptKey,
-    Create,
     HostMetrics,
     Invoke,
     LogChunk,
@@ -269,17 +268,12 @@ class Proplet:
 
     def _publish(self, kind: FromProplet, payload: bytes, attempt: AttemptKey | None = None) -> None:
         """Say something on the directed lane, perhaps about an attempt."""
-        self._outbox.put(Message(self._me.topics.from_proplet(kind, self._me.id), payload), attempt)
+        message = Message(self._me.topics.from_proplet(kind, self._me.id), payload)
+        self._outbox.put(message, attempt, renews=kind is FromProplet.ALIVE)
 
     def _announce(self) -> None:
-        create = Create(
-            proplet_id=self._me.id,
-            namespace=self._me.namespace,
-            metadata=self._me.metadata,
-            protocol=2,
-            slots=self._me.slots,
-        )
-        self._outbox.put(Message(self._me.topics.from_proplet(FromProplet.CREATE), codec.encode(create)))
+        topic = self._me.topics.from_proplet(FromProplet.CREATE)
+        self._outbox.put(Message(topic, codec.encode(self._me.announcement)), renews=True)
 
     def _logged(self, chunk: LogChunk) -> bool:
         """Send a piece of a log, unless the bus is behind: nothing that matters may wait for it."""
