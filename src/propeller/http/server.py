@@ -15,7 +15,6 @@ from litestar import Litestar, MediaType, Response, get
 from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler, HTTPScope, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
 
@@ -24,6 +23,7 @@ from propeller import limits
 from propeller.errors import BadInput, Bug, DecodeError, TooLarge
 from propeller.http import reuse
 from propeller.http.answers import ERROR_RESPONSES, EXCEPTION_HANDLERS, AnyRequest
+from propeller.http.document import WholeDocument
 from propeller.telemetry.logs import bind_role
 from propeller.telemetry.metrics import CONTENT_TYPE, RoleMetrics
 from propeller.wire import codec
@@ -164,7 +164,7 @@ def _openapi(role: str, description: str) -> OpenAPIConfig:
         version=propeller.__version__,
         description=description or None,
         path="/schema",
-        render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+        render_plugins=[WholeDocument(path=["/", "/openapi.json"])],
     )
 
 

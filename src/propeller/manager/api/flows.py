@@ -7,6 +7,7 @@ from litestar.params import FromPath, FromQuery
 from propeller import limits
 from propeller.core.flow import shown_state
 from propeller.http.answers import AnyRequest
+from propeller.http.document import said
 from propeller.http.server import json_body
 from propeller.manager.api.paging import Limit, Offset
 from propeller.manager.api.views import task_view
@@ -23,7 +24,12 @@ def flow_routes(flows: Flows) -> list[HTTPRouteHandler]:
 
 
 def _making(flows: Flows) -> list[HTTPRouteHandler]:
-    @post("/workflows", status_code=201, summary="Create tasks that wait for each other")
+    @post(
+        "/workflows",
+        status_code=201,
+        summary="Create tasks that wait for each other",
+        opt=said(takes=WorkflowBody),
+    )
     async def create_workflow(request: AnyRequest) -> WorkflowView:
         """All tasks are on disk when this answers, or none. Start the roots; the rest follows."""
         records = await flows.create_workflow(
@@ -33,7 +39,12 @@ def _making(flows: Flows) -> list[HTTPRouteHandler]:
             workflow_id=records[0].task.workflow_id, tasks=[task_view(record) for record in records]
         )
 
-    @post("/jobs", status_code=201, summary="Create tasks that are started and stopped as one")
+    @post(
+        "/jobs",
+        status_code=201,
+        summary="Create tasks that are started and stopped as one",
+        opt=said(takes=JobBody),
+    )
     async def create_job(request: AnyRequest) -> Response[JobView]:
         """All tasks are on disk when this answers, or none."""
         flow, records = await flows.create_job(

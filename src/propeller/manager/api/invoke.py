@@ -6,6 +6,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from propeller.http.answers import AnyRequest
+from propeller.http.document import said
 from propeller.http.server import json_body
 from propeller.manager.invoke import Invocations
 from propeller.wire.tasks import InvokeBody
@@ -21,7 +22,12 @@ class Invoked(msgspec.Struct):
 def invoke_routes(invocations: Invocations) -> list[HTTPRouteHandler]:
     """`POST /tasks/{id}/invoke`."""
 
-    @post("/tasks/{task_id:str}/invoke", status_code=200, summary="Call a latent task")
+    @post(
+        "/tasks/{task_id:str}/invoke",
+        status_code=200,
+        summary="Call a latent task",
+        opt=said(takes=InvokeBody, optional=True),
+    )
     async def invoke_task(task_id: FromPath[str], request: AnyRequest) -> Invoked:
         """Waits for the answer, at most 30 s. `inputs` replace the task's own, `env` goes over its env."""
         empty = request.headers.get("content-length", "0") == "0"

@@ -9,6 +9,7 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from propeller.errors import PeerUnavailable
+from propeller.http.document import said
 from propeller.manager.logs import Line, Logs
 from propeller.manager.tasks import Tasks
 
@@ -18,7 +19,11 @@ _TEXT = "text/plain; charset=utf-8"
 def log_routes(logs: Logs, tasks: Tasks) -> list[HTTPRouteHandler]:
     """`GET /tasks/{id}/logs`."""
 
-    @get("/tasks/{task_id:str}/logs", summary="What a task's guests printed")
+    @get(
+        "/tasks/{task_id:str}/logs",
+        summary="What a task's guests printed",
+        opt=said(answers={"type": "string"}, as_type="text/plain"),
+    )
     async def task_logs(
         task_id: FromPath[str],
         follow: FromQuery[bool | None] = None,

@@ -5,6 +5,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from propeller.http.answers import AnyRequest
+from propeller.http.document import said
 from propeller.http.server import json_body
 from propeller.manager.api.views import proplet_view
 from propeller.manager.tasks import Tasks
@@ -35,7 +36,11 @@ def operation_routes(tasks: Tasks) -> list[HTTPRouteHandler]:
         await tasks.cordon(proplet_id, cordoned=False)
         return shown(proplet_id)
 
-    @put("/proplets/{proplet_id:str}/labels", summary="Replace a proplet's labels")
+    @put(
+        "/proplets/{proplet_id:str}/labels",
+        summary="Replace a proplet's labels",
+        opt=said(takes={"type": "object", "additionalProperties": {"type": "string"}}),
+    )
     async def label_proplet(proplet_id: FromPath[str], request: AnyRequest) -> PropletView:
         """The body is an object of texts; constraints and affinities of tasks can ask for `labels.NAME`."""
         await tasks.label(proplet_id, await json_body(request, dict[str, str], "the labels"))

@@ -11,10 +11,24 @@ from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, Unsupported
 from propeller.http.answers import AnyRequest
+from propeller.http.document import BYTES, said
 from propeller.http.server import json_bytes
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.rounds import Rounds
 from propeller.ports import Response as PeerAnswer
+from propeller.wire.experiments import (
+    ExperimentBody,
+    ExperimentDetail,
+    ExperimentPage,
+    MetricRows,
+    ParticipantRows,
+    RoundDetail,
+    RoundPage,
+    RoundStatusBoth,
+    RoundTaskAnswer,
+    UpdateAnswer,
+    UpdateBody,
+)
 
 Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
 Limit = Annotated[int, QueryParameter(ge=1, le=limits.LIST_PAGE_MAX, description="How many to show")]
@@ -36,7 +50,12 @@ def round_routes(rounds: Rounds, coordinator: CoordinatorClient | None) -> list[
 
 
 def _configure(rounds: Rounds) -> HTTPRouteHandler:
-    @post("/fl/experiments", status_code=200, summary="Configure an experiment and launch its first round")
+    @post(
+        "/fl/experiments",
+        status_code=200,
+        summary="Configure an experiment and launch its first round",
+        opt=said(takes=ExperimentBody),
+    )
     async def configure_experiment(request: AnyRequest) -> Configured:
         """One task per participant is on disk and started when this answers."""
         answer = await rounds.configure(await json_bytes(request, "the experiment"))
@@ -62,7 +81,7 @@ class _Forward:
 
 
 def _updates(forward: _Forward) -> list[HTTPRouteHandler]:
-    @get("/fl/task", summary="What a participant is to train")
+    @get("/fl/task", summary="What a participant is to train", opt=said(answers=RoundTaskAnswer))
     async def fl_task(round_id: FromQuery[str] = "", proplet_id: FromQuery[str] = "") -> Response[bytes]:
         if not round_id:
             raise BadInput("round_id is missing from the query", code="missing_round_id")
@@ -71,12 +90,22 @@ def _updates(forward: _Forward) -> list[HTTPRouteHandler]:
             query += f"&proplet_id={check_id(proplet_id, 'proplet_id')}"
         return await forward("GET", f"/task?{query}")
 
-    @post("/fl/update", status_code=200, summary="Submit an update")
+    @post(
+        "/fl/update",
+        status_code=200,
+        summary="Submit an update",
+        opt=said(takes=UpdateBody, answers=UpdateAnswer),
+    )
     async def fl_update(request: AnyRequest) -> Response[bytes]:
         body = await json_bytes(request, "the update")
         return await forward("POST", "/update", body, token=request.headers.get("x-update-token"))
 
-    @post("/fl/update_cbor", status_code=200, summary="Submit an update as CBOR")
+    @post(
+        "/fl/update_cbor",
+        status_code=200,
+        summary="Submit an update as CBOR",
+        opt=said(takes=BYTES, types=("application/cbor", "application/cbor-seq"), answers=UpdateAnswer),
+    )
     async def fl_update_cbor(request: AnyRequest) -> Response[bytes]:
         content_type = request.headers.get("content-type", "").split(";")[0].strip()
         if content_type not in _CBOR:
@@ -91,34 +120,54 @@ def _updates(forward: _Forward) -> list[HTTPRouteHandler]:
 
 
 def _records(forward: _Forward) -> list[HTTPRouteHandler]:
-    @get("/fl/rounds/{round_id:str}/complete", summary="How far a round is")
+    @get(
+        "/fl/rounds/{round_id:str}/complete",
+        summary="How far a round is",
+        opt=said(answers=RoundStatusBoth),
+    )
     async def fl_round(round_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", f"/rounds/{check_id(round_id, 'round_id')}/complete")
 
-    @get("/fl/rounds/{round_id:str}", summary="All that is known of a round")
+    @get(
+        "/fl/rounds/{round_id:str}",
+        summary="All that is known of a round",
+        opt=said(answers=RoundDetail),
+    )
     async def fl_round_record(round_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", f"/rounds/{check_id(round_id, 'round_id')}")
 
-    @get("/fl/experiments", summary="List experiments, newest first")
+    @get("/fl/experiments", summary="List experiments, newest first", opt=said(answers=ExperimentPage))
     async def fl_experiments(offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT) -> Response[bytes]:
         return await forward("GET", f"/experiments?offset={offset}&limit={limit}")
 
-    @get("/fl/experiments/{experiment_id:str}", summary="One experiment")
+    @get("/fl/experiments/{experiment_id:str}", summary="One experiment", opt=said(answers=ExperimentDetail))
     async def fl_experiment(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", _experiment(experiment_id))
 
-    @get("/fl/experiments/{experiment_id:str}/rounds", summary="Its rounds, newest first")
+    @get(
+        "/fl/experiments/{experiment_id:str}/rounds",
+        summary="Its rounds, newest first",
+        opt=said(answers=RoundPage),
+    )
     async def fl_rounds(
         experiment_id: FromPath[str], offset: Offset = 0, limit: Limit = limits.LIST_PAGE_DEFAULT
     ) -> Response[bytes]:
         known = check_id(experiment_id, "experiment_id")
         return await forward("GET", f"/rounds?experiment_id={known}&offset={offset}&limit={limit}")
 
-    @get("/fl/experiments/{experiment_id:str}/participants", summary="Who took part, and what each sent")
+    @get(
+        "/fl/experiments/{experiment_id:str}/participants",
+        summary="Who took part, and what each sent",
+        opt=said(answers=ParticipantRows),
+    )
     async def fl_participants(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", _experiment(experiment_id, "participants"))
 
-    @get("/fl/experiments/{experiment_id:str}/metrics", summary="Its rounds in numbers, oldest first")
+    @get(
+        "/fl/experiments/{experiment_id:str}/metrics",
+        summary="Its rounds in numbers, oldest first",
+        opt=said(answers=MetricRows),
+    )
     async def fl_metrics(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("GET", _experiment(experiment_id, "metrics"))
 
@@ -126,16 +175,31 @@ def _records(forward: _Forward) -> list[HTTPRouteHandler]:
 
 
 def _orders(forward: _Forward) -> list[HTTPRouteHandler]:
-    @post("/fl/experiments/{experiment_id:str}/stop", status_code=200, summary="End an experiment")
+    @post(
+        "/fl/experiments/{experiment_id:str}/stop",
+        status_code=200,
+        summary="End an experiment",
+        opt=said(answers=ExperimentDetail),
+    )
     async def fl_stop(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("POST", _experiment(experiment_id, "stop"))
 
-    @post("/fl/experiments/{experiment_id:str}/pause", status_code=200, summary="Begin no further round")
+    @post(
+        "/fl/experiments/{experiment_id:str}/pause",
+        status_code=200,
+        summary="Begin no further round",
+        opt=said(answers=ExperimentDetail),
+    )
     async def fl_pause(experiment_id: FromPath[str]) -> Response[bytes]:
         """The round under way goes on to its end, with its evaluation."""
         return await forward("POST", _experiment(experiment_id, "pause"))
 
-    @post("/fl/experiments/{experiment_id:str}/resume", status_code=200, summary="Go on after a pause")
+    @post(
+        "/fl/experiments/{experiment_id:str}/resume",
+        status_code=200,
+        summary="Go on after a pause",
+        opt=said(answers=ExperimentDetail),
+    )
     async def fl_resume(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("POST", _experiment(experiment_id, "resume"))
 

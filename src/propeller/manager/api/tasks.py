@@ -9,6 +9,7 @@ from litestar.params import FromPath, FromQuery
 from propeller import limits
 from propeller.errors import BadInput, NotFound
 from propeller.http.answers import AnyRequest
+from propeller.http.document import BYTES, said
 from propeller.http.server import body_bytes, json_body, media_type
 from propeller.manager.api.paging import Offset, TaskLimit
 from propeller.manager.api.views import task_view, with_parts
@@ -45,7 +46,7 @@ def task_routes(tasks: Tasks, handles: Handles, blobs: Blobs) -> list[HTTPRouteH
 
 
 def _definitions(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
-    @post("/tasks", status_code=201, summary="Create a task")
+    @post("/tasks", status_code=201, summary="Create a task", opt=said(takes=TaskBody))
     async def create_task(request: AnyRequest) -> Response[TaskView]:
         """When this answers 201 the task is on disk. It does not run before it is started."""
         record = await tasks.create(await json_body(request, TaskBody, "the task", decode=decode_body))
@@ -73,7 +74,7 @@ def _definitions(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
         [view] = await handles.shown([record])
         return with_parts(view, await tasks.parts(record.task))
 
-    @put("/tasks/{task_id:str}", summary="Change a task")
+    @put("/tasks/{task_id:str}", summary="Change a task", opt=said(takes=TaskBody))
     async def update_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:
         """Changes what the body names and keeps the rest; a live run goes on as it was started."""
         record = await tasks.update(
@@ -81,7 +82,11 @@ def _definitions(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
         )
         return task_view(record)
 
-    @put("/tasks/{task_id:str}/upload", summary="Give a task its module")
+    @put(
+        "/tasks/{task_id:str}/upload",
+        summary="Give a task its module",
+        opt=said(takes=BYTES, types=("application/wasm", "application/octet-stream", "multipart/form-data")),
+    )
     async def upload_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:
         """The module itself (`application/wasm`), or a form with a part `file` whose name ends in `.wasm`."""
         return task_view(await tasks.upload(task_id, await _uploaded(request)))
@@ -117,7 +122,12 @@ def _runs(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
 
 
 def _blob_route(blobs: Blobs) -> HTTPRouteHandler:
-    @get("/blobs/{digest:str}", summary="An inline module, by SHA-256", media_type="application/wasm")
+    @get(
+        "/blobs/{digest:str}",
+        summary="An inline module, by SHA-256",
+        media_type="application/wasm",
+        opt=said(answers=BYTES, as_type="application/wasm"),
+    )
     async def fetch_blob(digest: FromPath[str]) -> Response[bytes]:
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # noqa: PLR2004 - SHA-256 in hex
             raise NotFound("a blob is named by 64 lower-case hex digits of SHA-256", code="unknown_blob")
