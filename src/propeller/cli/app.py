@@ -21,6 +21,7 @@ from propeller.cli import (
     sim,
     system,
     tasks,
+    trainer,
 )
 from propeller.cli.session import Output, Session
 
@@ -94,6 +95,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(data.app, name="data")
 app.add_typer(provision.app, name="provision")
 app.add_typer(sim.app, name="sim")
+app.add_typer(trainer.app, name="trainer")
 system.add_to(app)
 
 

@@ -448,6 +448,20 @@ PROPELLER_FN FILE *propeller_file(const char *path, const char *mode) {
 #endif
 }
 
+/* Read or write, a megabyte at a time: a host may hold a copy of what one call moves. */
+PROPELLER_FN bool propeller_move(FILE *file, void *values, uint64_t bytes, bool writing) {
+    unsigned char *at = values;
+    while (bytes > 0) {
+        size_t piece = bytes < (1 << 20) ? (size_t)bytes : (1 << 20);
+        if ((writing ? fwrite(at, 1, piece, file) : fread(at, 1, piece, file)) != piece) {
+            return false;
+        }
+        at += piece;
+        bytes -= piece;
+    }
+    return true;
+}
+
 /* A whole small file as text, NULL if there is none. */
 PROPELLER_FN char *propeller_file_text(const char *path) {
     FILE *file = propeller_file(path, "rb");
@@ -669,7 +683,7 @@ PROPELLER_FN void read_elements(FILE *file, long begin, uint64_t bytes, const ch
     }
     tensor->values = allocate(tensor->count, sizeof *tensor->values);
     if (size == sizeof *tensor->values) {
-        if (fread(tensor->values, size, tensor->count, file) != tensor->count) {
+        if (!propeller_move(file, tensor->values, bytes, false)) {
             die("the model file ends within tensor %s", tensor->name);
         }
         return;
@@ -920,7 +934,7 @@ PROPELLER_FN void write_tensors(const char *path, const model_t *model) {
     uint64_t prefix = length;
     bool good = file != NULL && fwrite(&prefix, 8, 1, file) == 1 && fwrite(header, 1, length, file) == length;
     for (size_t i = 0; good && i < model->count; i++) {
-        good = fwrite(model->tensors[i].values, sizeof(real_t), model->tensors[i].count, file) == model->tensors[i].count;
+        good = propeller_move(file, model->tensors[i].values, model->tensors[i].count * sizeof(real_t), true);
     }
     if (!good || fclose(file) != 0) {
         die("%s could not be written", path);

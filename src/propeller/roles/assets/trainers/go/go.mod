@@ -1,0 +1,3 @@
+module trainer
+
+go 1.21
