@@ -157,7 +157,8 @@ GUEST_STACK_BYTES = 1024 * 1024
 GUEST_STACK_BYTES_MAX = 64 * 1024 * 1024
 """The stack is a thread's own, reserved at its start; no compiler we know of needs more."""
 GUEST_TABLE_ELEMENTS = 1_000_000
-GUEST_INSTANCES = 8
+GUEST_INSTANCES = 40
+"""Instances of one guest: a component that holds Python has two dozen."""
 GUEST_STDOUT_BYTES = 1024 * 1024
 GUEST_STDERR_BYTES = 256 * 1024
 GUEST_MODULE_BYTES_MAX = 100 * 1024 * 1024
@@ -256,6 +257,14 @@ MODEL_VERSION_MAX = (1 << 53) - 1
 """Largest number of a model version: the largest integer that every JSON reader keeps exact."""
 MODEL_RECORD_BYTES_MAX = 256 * 1024
 """What a model version says about its making: the strategy's JSON, as text."""
+MODEL_TOPIC_BYTES_MAX = 256 * 1024
+"""A model up to this is retained on its topic as JSON; of a larger one there is a manifest."""
+MODEL_CHUNK_BYTES = 512_000
+"""A piece of a large model in one message, as of modules."""
+MODEL_TOPICS_KEPT = 16
+"""Versions of one model that stay retained; older ones go when a new one is announced."""
+MODEL_WISHES_MAX = 1024
+"""Wishes for pieces of models that wait; more are dropped, and their senders ask again."""
 MODEL_TEXT_BYTES_MAX = 8 * 1024 * 1024
 """A larger model goes to a trainer as a file: as JSON in its environment it would be three times the size."""
 DOWNLOAD_MEMORY_BYTES = 1024 * 1024

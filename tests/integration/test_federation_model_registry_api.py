@@ -165,3 +165,18 @@ async def test_health(services):
     """What `up` asks."""
     status, said = await services.ask("GET", "http://registry/health")
     assert (status, said["status"]) == (200, "ok")
+
+
+async def test_latest_and_best_stand_for_a_number(services):
+    """The newest; the highest accuracy, else the lowest loss, of equals the last; 404 where there is none."""
+    assert (await services.ask("GET", f"{MODELS}/best"))[0] == 404
+    assert (await services.ask("GET", f"{MODELS}/none/versions/latest"))[0] == 404
+    for number, loss in ((1, 0.5), (2, 0.25), (3, 0.25), (4, 0.75)):
+        body = {"model": {"w": [number], "b": 0}, "round_id": f"e-{number}", "metrics": {"loss": loss}}
+        assert (await services.ask("POST", MODELS, body))[0] == 201
+    assert (await services.ask("GET", f"{MODELS}/latest"))[1]["w"] == [4]
+    assert (await services.ask("GET", f"{MODELS}/best"))[1]["w"] == [3]
+    assert (await services.ask("GET", f"{MODELS}/global_model/versions/best/info"))[1]["version"] == 3
+    body = {"model": {"w": [5], "b": 0}, "round_id": "e-5", "metrics": {"loss": 9, "accuracy": 0.5}}
+    await services.ask("POST", MODELS, body)
+    assert (await services.ask("GET", f"{MODELS}/best"))[1]["w"] == [5]

@@ -192,3 +192,51 @@ def test_a_coordinator_that_does_not_answer_holds_up_nobody_elses_messages():
         assert api.world.clock.now().mono_s - began_s < 10
 
     in_world(story, proplets=12)
+
+
+def test_a_round_by_the_older_applications_topics_alone():
+    """A root `fl/rounds/start` launches tasks for each participant, and the round ends with a new model.
+
+    An update that a stranger's device sends by its root topic goes on to `fml/updates`, under the name that
+    its topic says; what is no JSON does not.
+    """
+
+    async def story(api: Api):
+        await with_data(api)
+        said: list[Message] = []
+
+        async def hear(message: Message) -> None:
+            said.append(message)
+
+        bus = MemoryBus(api.world.broker, "watcher", random=api.world._random("watcher"))
+        listening = asyncio.create_task(bus.run(BusSession(subscriptions=("fl/#", "fml/#")), hear))
+        proplets = ["proplet-1", "proplet-2", "proplet-3"]
+        start = {
+            "round_id": "old-1",
+            "model_uri": "fl/models/global_model_v0",
+            "task_wasm_image": TRAINER_IMAGE,
+            "participants": proplets,
+            "hyperparams": {"epochs": 1, "lr": 0.1, "batch_size": 4},
+            "k_of_n": 2,
+            "timeout_s": 30,
+        }
+        api.world.broker.publish("operator", Message("fl/rounds/start", json.dumps(start).encode()))
+        update = b'{"round_id":"?","proplet_id":"?","num_samples":1,"update":{"w":[1],"b":0}}'
+        api.world.broker.publish("operator", Message("fl/rounds/old-1/updates/device", update))
+        api.world.broker.publish("operator", Message("fl/rounds/old-1/updates/device", b"no JSON"))
+        await asyncio.sleep(2)
+        await closed(api, "old-1")
+        heard = {
+            message.topic: json.loads(message.payload) for message in said if message.payload != b"no JSON"
+        }
+        assert heard["fl/rounds/next"]["new_model_version"] == 1
+        assert heard["fl/models/global_model_v1"]["version"] == 1
+        assert heard["fl/models/publish"] == heard["fl/models/global_model_v1"]
+        assert heard["fl/rounds/old-1/complete"]["num_updates"] >= 2
+        (forwarded,) = [json.loads(one.payload) for one in said if one.topic == "fml/updates"]
+        assert (forwarded["round_id"], forwarded["proplet_id"]) == ("old-1", "device")
+        assert forwarded["update"] == {"w": [1], "b": 0}
+        assert forwarded["forwarded_at"].endswith("+00:00")
+        listening.cancel()
+
+    in_world(story)

@@ -73,6 +73,7 @@ RULES: Mapping[Kind, tuple[Rule, ...]] = MappingProxyType(
             "{B}/control/proplet/task_metrics/{id}",
             "{B}/control/proplet/logs/{id}",
             "{B}/fl/rounds/+/updates/{id}",
+            "{B}/fl/models/wishes",
             "{B}/registry/proplet",
         )
         + _may_hear(
@@ -89,6 +90,7 @@ RULES: Mapping[Kind, tuple[Rule, ...]] = MappingProxyType(
             "{B}/control/proplet/metrics",
             "{B}/control/proplet/task_metrics",
             "{B}/registry/proplet",
+            "{B}/fl/models/wishes",
             "fl/rounds/+/updates/{id}",
         )
         + _may_hear(

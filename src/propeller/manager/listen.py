@@ -81,6 +81,8 @@ class Listener:
     def _round(self, topic: RoundTopic, payload: bytes) -> None:
         if topic.kind == "start" and (self._mirror_root or not topic.root):
             self._spawn(self._rounds.announced(codec.decode(RoundStart, payload, what="rounds/start")))
+        elif topic.kind == "updates" and topic.root and self._mirror_root:
+            self._spawn(self._rounds.forward(topic, payload))
         elif topic.kind == "complete" and not topic.root:
             end = codec.decode(RoundComplete, payload, what="round complete")
             if end.round_id == topic.round_id:

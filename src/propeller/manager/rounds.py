@@ -8,6 +8,7 @@ It must not know what an update or a model is.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from random import Random
 from weakref import WeakValueDictionary
 
@@ -19,6 +20,7 @@ from propeller.core.task import define
 from propeller.errors import (
     CallerError,
     Conflict,
+    DecodeError,
     NotFound,
     PeerRefused,
     PropellerError,
@@ -44,6 +46,7 @@ from propeller.telemetry.logs import about, logger
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody
 from propeller.wire.messages import RoundClosed, RoundComplete, RoundLaunched, RoundStart
+from propeller.wire.topics import RoundTopic
 
 _RETRY_S = 2.0
 """Pause before a launch that was found unfinished is tried again."""
@@ -285,6 +288,21 @@ class Rounds:
     async def _publish_notice(self, launch: Launch) -> None:
         topic = self._config.topics.rounds_start()
         await self._bus.publish(Message(topic, codec.encode(notice_of(launch))))
+
+    async def forward(self, topic: RoundTopic, payload: bytes) -> None:
+        """Pass an update of the older application on as its manager did: whose it is, the topic says.
+
+        The coordinator hears the first as well, and counts both once.
+        """
+        try:
+            update = codec.decode(dict[str, msgspec.Raw], payload, what="the update")
+        except DecodeError as error:
+            logger().warning("update not forwarded", round_id=topic.round_id, error=error.message)
+            return
+        at = datetime.fromtimestamp(self._clock.now().wall_s, UTC).isoformat(timespec="seconds")
+        own = {"round_id": topic.round_id, "proplet_id": topic.participant, "forwarded_at": at}
+        whole = {**update, **{name: msgspec.Raw(codec.encode(value)) for name, value in own.items()}}
+        await self._bus.publish(Message(self._config.topics.forwarded_updates(), codec.encode(whole)))
 
     async def _refuse(self, start: RoundStart, error: PropellerError) -> None:
         """Say why the round can never be launched, unless the coordinator has another round of that id.

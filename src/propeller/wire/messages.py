@@ -395,3 +395,25 @@ class Verdict(Wire, frozen=True):
     status: int
     error: str = ""
     reason: str = ""
+
+
+class ModelManifest(Struct, frozen=True, kw_only=True):
+    """What is retained of a model too large for a message: its safetensors file comes in `chunks` pieces.
+
+    `sha256` is the version's content hash, of its tensors and not of the file.
+    """
+
+    model_uri: str
+    version: int
+    sha256: str
+    bytes: int
+    chunk_bytes: int
+    chunks: int
+    format: Literal["safetensors"] = "safetensors"
+
+
+class ModelWish(Struct, frozen=True, kw_only=True):
+    """Asks for piece number `chunk` of a model's file."""
+
+    model_uri: str
+    chunk: NonNegative

@@ -107,6 +107,7 @@ class Topics:
             f"{self.base}/fl/rounds/start",
             f"{self.base}/fl/rounds/+/complete",
             "fl/rounds/start",
+            "fl/rounds/+/updates/+",
             self.image_wishes(),
         )
 
@@ -121,6 +122,8 @@ class Topics:
             f"{self.base}/fl/rounds/+/closed",
             f"{self.base}/fl/rounds/+/updates/+",
             "fl/rounds/+/updates/+",
+            self.forwarded_updates(),
+            self.model_wishes(),
         )
 
     def image_wishes(self) -> str:
@@ -130,6 +133,26 @@ class Topics:
     def image_chunks(self) -> str:
         """Modules in pieces, for all who asked."""
         return f"{self.base}/registry/server"
+
+    def model(self, uri: str) -> str:
+        """A model version, retained: itself as JSON, or a manifest of it (coordinator → anyone)."""
+        return f"{self.base}/{uri}"
+
+    def model_publish(self) -> str:
+        """A model version that a round has just made (coordinator → anyone)."""
+        return f"{self.base}/fl/models/publish"
+
+    def model_wishes(self) -> str:
+        """Asks for a piece of a model (device → coordinator)."""
+        return f"{self.base}/fl/models/wishes"
+
+    def model_chunk(self, uri: str, chunk: int) -> str:
+        """That piece, as bytes (coordinator → anyone)."""
+        return f"{self.base}/{uri}/chunks/{chunk}"
+
+    def forwarded_updates(self) -> str:
+        """The older application's: updates that its manager passes on to its coordinator."""
+        return "fml/updates"
 
     # rounds --------------------------------------------------------------------------------------------
     def rounds_start(self) -> str:

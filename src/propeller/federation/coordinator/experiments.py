@@ -33,9 +33,17 @@ class Experiments:
     """Experiments and rounds as they are asked for. Every method returns once its effect is on disk."""
 
     def __init__(
-        self, *, engine: Engine, store: CoordinatorStore, peers: Peers, decide: Decide, random: Random
+        self,
+        *,
+        engine: Engine,
+        store: CoordinatorStore,
+        peers: Peers,
+        decide: Decide,
+        random: Random,
+        show: Callable[[ModelRef], None],
     ) -> None:
         self._engine = engine
+        self._show = show
         self._store = store
         self._peers = peers
         self._decide = decide
@@ -166,6 +174,7 @@ class Experiments:
                 spec, digest=digest, base_hash=base_hash, batch=batch, now=now
             )
         )
+        self._show(spec.model)
         return spec, opened
 
 

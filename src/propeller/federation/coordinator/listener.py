@@ -5,6 +5,7 @@ answered with a verdict. A full queue drops a message; its sender tries again.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from propeller import limits
 from propeller.errors import CallerError, PropellerError
@@ -26,13 +27,21 @@ class Listener:
     """Give `hear` to the bus, and `start` it in the role's task group."""
 
     def __init__(
-        self, *, settings: CoordinatorSettings, bus: Bus, engine: Engine, intake: Intake, decide: Decide
+        self,
+        *,
+        settings: CoordinatorSettings,
+        bus: Bus,
+        engine: Engine,
+        intake: Intake,
+        decide: Decide,
+        wish: Callable[[bytes], None],
     ) -> None:
         self._settings = settings
         self._bus = bus
         self._engine = engine
         self._intake = intake
         self._decide = decide
+        self._wish = wish
         self._updates: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.UPDATE_INBOX_MAX)
         self._notes: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.MQTT_INBOX_MESSAGES_MAX)
 
@@ -44,7 +53,14 @@ class Listener:
 
     async def hear(self, message: Message) -> None:
         """Sort one message into a queue; what means nothing to us is ignored."""
-        topic = self._settings.topics.parse_round(message.topic)
+        topics = self._settings.topics
+        if message.topic == topics.model_wishes():
+            self._wish(message.payload)
+            return
+        topic = topics.parse_round(message.topic)
+        if message.topic == topics.forwarded_updates():
+            # It says itself whose it is: the older manager took that from the topic it came by.
+            topic = RoundTopic("updates", root=True)
         if topic is None or (topic.root and not self._settings.mirror):
             return
         queue = self._updates if topic.kind == "updates" else self._notes

@@ -236,6 +236,12 @@ class Peers:
         except CallerError as error:
             raise PeerRefused(f"the registry's {ref.uri} is no model: {error}", code=_REFUSED) from error
 
+    async def piece(self, ref: ModelRef, begin: int, end: int) -> bytes:
+        """Bytes `begin` to `end` of a version's file. Raises `PeerUnavailable`, `PeerRefused`."""
+        headers = {"accept": SAFETENSORS, "range": f"bytes={begin}-{end - 1}"}
+        answer = await self._http.request("GET", self._version(ref), headers=headers)
+        return good(answer, f"GET {self._version(ref)}", "registry").body
+
     async def _part(self, ref: ModelRef, size: int) -> Response:
         """The first `size` bytes of a version's file; or all of it as JSON, from a registry without files."""
         headers = {"accept": f"{SAFETENSORS}, application/json;q=0.5", "range": f"bytes=0-{size - 1}"}

@@ -18,10 +18,12 @@ from propeller.federation.coordinator.experiments import Experiments
 from propeller.federation.coordinator.intake import Intake
 from propeller.federation.coordinator.listener import Listener
 from propeller.federation.coordinator.live import Batch
+from propeller.federation.coordinator.model_topics import ModelTopics
 from propeller.federation.coordinator.outbox import Outbox
 from propeller.federation.coordinator.peers import Made, Peers, Work
 from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.federation.offload import Offload
+from propeller.fl.model_ref import ModelRef
 from propeller.fl.round import RoundState
 from propeller.fl.round_events import Aggregated, AggregationFailed
 from propeller.fl.store import Changes, CoordinatorStore, NoticeKind, StoredUpdate
@@ -78,6 +80,9 @@ class Coordinator:
             blobs=blobs,
         )
         self.outbox = Outbox(bus=bus, topics=settings.topics, mirror=settings.mirror, clock=clock)
+        self._models = ModelTopics(
+            bus=bus, topics=settings.topics, mirror=settings.mirror, peers=self._peers, offload=offload
+        )
         self.intake = Intake(
             settings=settings,
             engine=self.engine,
@@ -88,10 +93,20 @@ class Coordinator:
             decide=self.decide,
         )
         self.experiments = Experiments(
-            engine=self.engine, store=store, peers=self._peers, decide=self.decide, random=random
+            engine=self.engine,
+            store=store,
+            peers=self._peers,
+            decide=self.decide,
+            random=random,
+            show=self._models.show,
         )
         self._listener = Listener(
-            settings=settings, bus=bus, engine=self.engine, intake=self.intake, decide=self.decide
+            settings=settings,
+            bus=bus,
+            engine=self.engine,
+            intake=self.intake,
+            decide=self.decide,
+            wish=self._models.hear,
         )
         self._inbox: asyncio.Queue[_Item] = asyncio.Queue(limits.COORDINATOR_INBOX_MAX)
         self._woken = asyncio.Event()
@@ -107,6 +122,8 @@ class Coordinator:
         live = await self.store.live()
         self.engine.load(live, self.clock.now())
         self.outbox.replace(live.notices)
+        for one in self.engine.rounds.values():
+            self._models.show(one.round.spec.base)
         self._woken.set()
 
     async def run(self) -> None:
@@ -117,6 +134,7 @@ class Coordinator:
             tasks.create_task(self._watch_deadlines())
             tasks.create_task(self._expire_notices())
             tasks.create_task(self.outbox.run())
+            tasks.create_task(self._models.run())
             self._listener.start(tasks)
             tasks.create_task(self._bus.run(session, self._listener.hear, self._connected))
 
@@ -229,6 +247,7 @@ class Coordinator:
 
     async def _connected(self) -> None:
         self.outbox.hurry()
+        self._models.again()
 
     # --- aggregation ---------------------------------------------------------------------------------------
 
@@ -275,6 +294,7 @@ class Coordinator:
                 metrics=dict(list(metrics.items())[: limits.UPDATE_METRICS_MAX]),
             )
         )
+        self._models.show(ModelRef(name=live.round.spec.base.name, version=made.version), new=True)
         return Aggregated(version=made.version, model_hash=made.model_hash, metrics=metrics)
 
     async def _content(self, update: StoredUpdate) -> bytes:

@@ -1,6 +1,8 @@
 """The registry's routes. They must not know how versions are stored, nor what a model is for."""
 
 import re
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from litestar import HttpMethod, Response, get, post, route
@@ -23,6 +25,8 @@ from propeller.ports import Clock, ModelStore
 from propeller.telemetry.logs import logger
 from propeller.wire.models import MODEL_FILES, SAFETENSORS, StoreFiles
 
+LATEST, BEST = "latest", "best"
+"""Versions by what they are, wherever a number may stand in a path."""
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _READ = [HttpMethod.GET, HttpMethod.HEAD]
 
@@ -134,10 +138,12 @@ def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[H
 
 async def _find(store: ModelStore, name: str, version: str) -> ModelVersion:
     check_id(name, "model name")
+    if version in {LATEST, BEST}:
+        return await _tagged(store, name, version)
     if not _NUMBER.fullmatch(version):
         raise BadInput(
-            f"version {version[:40]!r} is not a whole number; GET /models/{{version}}, or for another model "
-            "GET /models/{name}/versions/{version}",
+            f"version {version[:40]!r} is no whole number, {LATEST} or {BEST}; "
+            "GET /models/{version}, or for another model GET /models/{name}/versions/{version}",
             code="bad_version",
         )
     found = await store.find(name, check_version(int(version), "version"))
@@ -153,6 +159,25 @@ def _as_file(accept: str, found: ModelVersion) -> bool:
         return False
     text = accept.find("application/json")
     return text < 0 or wanted < text or found.content_bytes > limits.MODEL_TEXT_BYTES_MAX
+
+
+async def _tagged(store: ModelStore, name: str, tag: str) -> ModelVersion:
+    """The newest version, or the one whose round reported the best metrics."""
+    found = [one for number in await store.versions(name) if (one := await store.find(name, number))]
+    chosen = found[-1] if found and tag == LATEST else best_of(found)
+    if chosen is None:
+        why = "has no version with the metrics accuracy or loss" if found else "is not in this registry"
+        raise NotFound(f"there is no {tag} version: model {name!r} {why}", code="unknown_version")
+    return chosen
+
+
+def best_of(versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    """That of the highest `accuracy` or, where none has any, the lowest `loss`; of equals the last."""
+    for metric, sign in (("accuracy", 1.0), ("loss", -1.0)):
+        judged = [(sign * one.metrics[metric], one.version, one) for one in versions if metric in one.metrics]
+        if judged:
+            return max(judged, key=itemgetter(0, 1))[2]
+    return None
 
 
 async def _file(request: AnyRequest, found: ModelVersion, content: memoryview) -> Response[bytes] | Stream:

@@ -1,7 +1,7 @@
 """Your trainer: logistic regression by gradient descent, to begin with.
 
-`componentize-py` runs this file once while it builds and keeps what it made: read the environment in `run` only,
-by `get_environment`, for `os.environ` is the builder's. What may fail raises; the task then fails with the trace.
+`componentize-py` runs this file once while it builds and keeps what it made: read the environment in `run`
+only, by `get_environment`, for `os.environ` is the builder's. What fails raises, and the task shows the trace.
 """
 
 import json
