@@ -10,6 +10,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TRAINERS = ROOT / "examples" / "trainers"
 GO_CACHE = ROOT / ".pytest_cache" / "d" / "go-build"
+ZIG_CACHE = ROOT / ".pytest_cache" / "d" / "zig"
+"""The C library, compiled once for all tests."""
 ASSETS = ROOT / "src" / "propeller" / "roles" / "assets"
 SHIPPED = ASSETS / "logreg.wasm"
 PERCEPTRON = ASSETS / "mlp.wasm"
@@ -23,10 +25,10 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
 
 
 def build_c(name: str, directory: Path) -> Path:
-    """The C trainer `name`, by its own Makefile, with the compiler's caches in `directory`."""
+    """The C trainer `name`, by its own Makefile, its objects in `directory`."""
     built = directory / f"{name}.wasm"
     caches = {
-        "ZIG_GLOBAL_CACHE_DIR": str(directory / "global"),
+        "ZIG_GLOBAL_CACHE_DIR": str(ZIG_CACHE),
         "ZIG_LOCAL_CACHE_DIR": str(directory / "local"),
     }
     _run(["make", "-s", f"PYTHON={sys.executable}", f"OUT={built}"], TRAINERS / name, caches)

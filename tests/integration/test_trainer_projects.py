@@ -15,7 +15,7 @@ from propeller.cli.app import app
 from propeller.errors import Conflict
 from propeller.roles.trainer_check import DATA, HYPERPARAMS, MODELS, Example, check
 from propeller.roles.trainer_new import create, languages
-from trainer_builds import GO_CACHE, PERCEPTRON, SHIPPED
+from trainer_builds import GO_CACHE, PERCEPTRON, SHIPPED, ZIG_CACHE
 
 pytestmark = pytest.mark.xdist_group("runtime_trainers")
 EXAMPLES = [Example(name=name, model=one, data=DATA, hyperparams=HYPERPARAMS) for name, one in MODELS.items()]
@@ -43,7 +43,7 @@ def built(language, directory, *arguments):
         "GOCACHE": str(GO_CACHE),
         "GOPATH": str(directory.parent / "go-path"),
         "GOTOOLCHAIN": "local",
-        "ZIG_GLOBAL_CACHE_DIR": str(directory.parent / "global"),
+        "ZIG_GLOBAL_CACHE_DIR": str(ZIG_CACHE),
         "ZIG_LOCAL_CACHE_DIR": str(directory.parent / "local"),
     }
     done = subprocess.run(

@@ -116,7 +116,18 @@ def test_model_references_are_read_as_they_are_written(text, name, version):
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "fl/models/", "m_v", "m_v-1", "m_v1 ", "_v1", "m_v9999999999999999", "m_v٣"]
+    "text",
+    [
+        "oci://localhost:5000/models/net/3",
+        "x",
+        "fl/models/",
+        "m_v",
+        "m_v-1",
+        "m_v1 ",
+        "_v1",
+        "m_v9999999999999999",
+        "m_v٣",
+    ],
 )
 def test_other_references_are_refused(text):
     """Rather than guessed."""

@@ -37,6 +37,11 @@ def parse_model_ref(text: str, what: str = "model_ref") -> ModelRef:
     """
     if not text:
         return ModelRef(version=0)
+    if text.startswith("oci:"):
+        raise BadInput(
+            f"{what} {text[:100]!r} is an OCI reference; models are kept in the model registry alone",
+            code="bad_model_ref",
+        )
     *before, last = text.split("/")
     if found := _NAMED.fullmatch(last):
         return _made(found["name"], found["version"], text, what)
