@@ -10,8 +10,9 @@ from random import SystemRandom
 from propeller.clock import SystemClock
 from propeller.federation.coordinator.app import ROLE, build
 from propeller.federation.coordinator.settings import CoordinatorSettings
+from propeller.roles.answering import answer, make_private
 from propeller.roles.connection import bus_of, topics_of
-from propeller.roles.serving import answer, make_private, sized_offload
+from propeller.roles.serving import sized_offload
 from propeller.roles.settings import CoordinatorRole
 from propeller.roles.web import http_client
 from propeller.storage.blobs import FileBlobs

@@ -12,8 +12,8 @@ from propeller.images.credentials import read_credentials
 from propeller.manager.app import ROLE, opened
 from propeller.manager.config import ManagerConfig
 from propeller.ports import Http
+from propeller.roles.answering import answer, make_private
 from propeller.roles.connection import bus_of, topics_of
-from propeller.roles.serving import answer, make_private
 from propeller.roles.settings import ManagerRole
 from propeller.roles.web import http_client
 from propeller.storage.blob_cache import FileBlobCache

@@ -6,12 +6,8 @@ Each function opens what its role owns, serves until cancelled, and closes it. I
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
-from pathlib import Path
+from collections.abc import AsyncIterator
 from random import SystemRandom
-from typing import Any
-
-from litestar import Litestar
 
 from propeller.broker.credentials import CredentialStore
 from propeller.clock import SystemClock
@@ -20,27 +16,20 @@ from propeller.federation.aggregator.by_reference import Reach
 from propeller.federation.data_store import app as data_store
 from propeller.federation.model_registry import app as model_registry
 from propeller.federation.offload import SizedOffload
-from propeller.http.listen import bind, serve
 from propeller.http.server import create_app
 from propeller.images.registry.app import RegistryApp, create_registry_app
 from propeller.images.registry.index import FileIndex
-from propeller.roles.process import beside
+from propeller.roles.answering import answer, make_private
 from propeller.roles.settings import (
     AggregatorRole,
     DataStoreRole,
-    Listen,
     ModelRegistryRole,
     RegistryRole,
 )
 from propeller.roles.web import http_client
 from propeller.storage.blobs import FileBlobs
 from propeller.telemetry.logs import logger
-from propeller.telemetry.metrics import RoleMetrics, watch_loop_lag
-
-
-def bound(listen: Listen) -> socket.socket:
-    """The role's listening socket; raises `PortInUse` that names the flag."""
-    return bind(listen.host, listen.port, listen.flag)
+from propeller.telemetry.metrics import RoleMetrics
 
 
 async def run_aggregator(settings: AggregatorRole, sock: socket.socket) -> None:
@@ -103,24 +92,6 @@ async def run_registry(settings: RegistryRole, sock: socket.socket) -> None:
             await answer(app, sock, metrics)
         finally:
             await registry.close()
-
-
-async def with_lag(metrics: RoleMetrics, work: Coroutine[Any, Any, None]) -> None:
-    """`work`, with the lag of the loop shown in `metrics`."""
-    async with beside("loop lag", watch_loop_lag(metrics)):
-        await work
-
-
-async def answer(app: Litestar, sock: socket.socket, metrics: RoleMetrics) -> None:
-    """Serve `app` on `sock` until cancelled, and say so in the log."""
-    host, port = sock.getsockname()[:2]
-    logger().info("listening", host=host, port=port)
-    await with_lag(metrics, serve(app, sock))
-
-
-def make_private(directory: Path) -> None:
-    """Make a role's directory, for its owner alone."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 @contextlib.asynccontextmanager

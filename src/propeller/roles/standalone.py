@@ -1,5 +1,7 @@
 """Each role as a process of its own: gather its settings, bind its port, run it until told to stop.
 
+A role loads its own code when it runs and no other's: all of it together takes more than a second to load.
+
 It must not know any command line: flags come as a mapping keyed as in `propeller.toml`, None if not given.
 """
 
@@ -11,21 +13,11 @@ from typing import Any
 
 from propeller import limits
 from propeller.errors import BadInput
-from propeller.roles.broker import run_broker
-from propeller.roles.coordinator import run_coordinator
 from propeller.roles.identity import env_identity, read_config
 from propeller.roles.layers import Layers
 from propeller.roles.layout import DataDir, data_dir
-from propeller.roles.manager import run_manager
 from propeller.roles.place import is_local
 from propeller.roles.process import run_role
-from propeller.roles.serving import (
-    bound,
-    run_aggregator,
-    run_data_store,
-    run_model_registry,
-    run_registry,
-)
 from propeller.roles.settings import (
     AUTH_FILE,
     DEFAULT_CONFIG,
@@ -53,6 +45,8 @@ STANDALONE = "standalone"
 
 def aggregator(told: Told) -> None:
     """Run the aggregator."""
+    from propeller.roles.serving import run_aggregator
+
     layers = told.layers("aggregator")
     settings = AggregatorRole(
         listen=listen_of(layers, "aggregator", port_env=("AGGREGATOR_PORT",)),
@@ -67,6 +61,8 @@ def aggregator(told: Told) -> None:
 
 def model_registry(told: Told) -> None:
     """Run the model registry."""
+    from propeller.roles.serving import run_model_registry
+
     layers = told.layers("model-registry")
     settings = ModelRegistryRole(
         listen=listen_of(layers, "model-registry", port_env=("REGISTRY_PORT",)),
@@ -79,6 +75,8 @@ def model_registry(told: Told) -> None:
 
 def data_store(told: Told) -> None:
     """Run the data store."""
+    from propeller.roles.serving import run_data_store
+
     layers = told.layers("data-store")
     credentials = layers.text("credentials")
     settings = DataStoreRole(
@@ -94,6 +92,8 @@ def data_store(told: Told) -> None:
 
 def registry(told: Told) -> None:
     """Run the OCI registry."""
+    from propeller.roles.serving import run_registry
+
     layers = told.layers("registry")
     settings = RegistryRole(
         listen=listen_of(layers, "registry"), directory=told.data("registry"), level=level_of(layers)
@@ -103,6 +103,8 @@ def registry(told: Told) -> None:
 
 def broker(told: Told) -> None:
     """Run the MQTT broker."""
+    from propeller.roles.broker import run_broker
+
     layers = told.layers("broker")
     kind = layers.text("kind", default="embedded")
     if kind not in {"embedded", "mosquitto"}:
@@ -119,6 +121,8 @@ def broker(told: Told) -> None:
 
 def coordinator(told: Told) -> None:
     """Run the coordinator."""
+    from propeller.roles.coordinator import run_coordinator
+
     layers = told.layers("coordinator")
     listen = listen_of(layers, "coordinator", port_env=("COORDINATOR_PORT",))
     settings = CoordinatorRole(
@@ -144,6 +148,8 @@ def coordinator(told: Told) -> None:
 
 def manager(told: Told) -> None:
     """Run the manager."""
+    from propeller.roles.manager import run_manager
+
     layers = told.layers("manager")
     listen = listen_of(layers, "manager", host_env="MANAGER_HTTP_HOST", port_env=("MANAGER_HTTP_PORT",))
     settings = ManagerRole(
@@ -172,7 +178,9 @@ def manager(told: Told) -> None:
 def _serve(
     role: str, level: Level, listen: Listen, work: Callable[[socket.socket], Coroutine[Any, Any, None]]
 ) -> None:
-    with closing(bound(listen)) as sock:
+    from propeller.http.listen import bind
+
+    with closing(bind(listen.host, listen.port, listen.flag)) as sock:
         run_role(role, level, lambda: work(sock))
 
 
