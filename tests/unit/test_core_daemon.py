@@ -127,4 +127,8 @@ def test_a_loaded_latent_task_takes_no_slot():
     taken = engine.handle(report("started"), at(2))
     assert saved(taken).state is RunState.ASSIGNED
     assert engine.ledger.roster.count("p") == 2
+    done = e.AttemptReport(kind="finished", sender="p", task_id="u", run=1, attempt=1, cause="test")
+    engine.handle(done, at(3))
+    third = engine.handle(e.StartRequested(task=task("v"), number=1, cause="test"), at(4))
+    assert saved(third).state is RunState.ASSIGNED
     engine.validate()

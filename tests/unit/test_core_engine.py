@@ -203,6 +203,19 @@ def test_a_live_directed_proplet_cannot_be_talked_down(engine):
     assert engine.handle(beat, at(1))[0].why == "legacy_from_directed"
 
 
+def test_only_its_own_word_changes_a_live_directed_proplet(engine):
+    """Anybody can announce a thousand slots in its name on the shared topic; it counts on its own."""
+    claim = {"proplet_id": "p", "protocol": 2, "name": "x", "slots": 1000, "metadata": {"os": "evil"}}
+    out = engine.handle(e.Announced(**claim, cause="test"), at(1))
+    assert kinds(out) == ["Ignored", "SendWelcome"]
+    assert engine.ledger.proplets["p"].slots == 1
+    engine.handle(e.Announced(**claim, proven=True, cause="test"), at(2))
+    assert engine.ledger.proplets["p"].slots == 1000
+    engine.handle(e.Gone(proplet_id="p", lane="directed", cause="test"), at(3))
+    engine.handle(e.Announced(**claim | {"slots": 2}, cause="test"), at(4))
+    assert engine.ledger.proplets["p"].slots == 2
+
+
 def test_a_claim_of_protocol_2_does_not_move_a_legacy_proplet():
     """Only a directed message, which proves its sender, enters the directed lane."""
     engine = Engine()
@@ -401,3 +414,20 @@ def test_what_has_no_tag_is_not_looked_up(url):
     engine = Engine(pins=True)
     engine.handle(heard(), at(0))
     assert kinds(start(engine, image_url=url))[-1] == "SendStart"
+
+
+def test_a_legacy_start_that_could_not_be_published_is_sent_again():
+    """That lane acknowledges nothing: only who failed to publish it knows, and only then is it repeated."""
+    engine = Engine()
+    beat = e.Heard(proplet_id="p", lane="legacy", name="n", cause="test")
+    engine.handle(beat, at(0))
+    assert saved(start(engine)).state is RunState.RUNNING
+    engine.handle(e.StartUnsent(task_id="t", run=1, attempt=1, cause="test"), at(1))
+    engine.handle(beat, at(2))
+    again = engine.handle(e.Tick(), at(1 + limits.DISPATCH_RETRY_S))
+    assert kinds(again) == ["SendStart"]
+    engine.validate()
+    for s in range(4, 40, 4):
+        assert "SendStart" not in kinds(engine.handle(beat, at(s)))
+    deadline = 1 + limits.DISPATCH_RETRY_S + limits.GUEST_WALL_S + limits.ATTEMPT_GRACE_S
+    assert engine.ledger.runs["t"].deadline_mono_s == deadline

@@ -48,8 +48,10 @@ def _serve_anybody(ledger: Ledger, now: Now, cause: str) -> None:
 
 def _serve_picky(ledger: Ledger, stirred: Sequence[str], now: Now, cause: str, *, patient: bool) -> None:
     """Give runs that choose the best proplet: of all when they begin to wait, then of those with news."""
-    if not ledger.picky or not (stirred or any(ledger.picky.values())):
+    if not ledger.picky:
         return
+    if not any(ledger.roster.has_room(one, now.mono_s) for one in stirred) and not any(ledger.picky.values()):
+        return  # a full fleet's heartbeats are news to nobody
     for run in sorted((ledger.runs[task_id] for task_id in ledger.picky), key=ledger.urgency):
         other = ledger.waiting_for(_ANYBODY)
         if patient and other and ledger.urgency(other) < ledger.urgency(run):

@@ -139,6 +139,11 @@ def _resend(ledger: Ledger, run: Run, now: Now) -> None:
         return
     if run.state is RunState.STOPPING:
         ledger.send_stop(run, attempt, run.reason)
+    elif run.state is RunState.RUNNING and attempt.lane == "legacy":
+        # Its start never went out: it begins now. If it cannot go out again, that is said again.
+        deadline = now.mono_s + ledger.wall_s(run) + limits.ATTEMPT_GRACE_S
+        ledger.keep(replace(run, resend_mono_s=FOREVER, deadline_mono_s=deadline))
+        ledger.out.append(e.SendStart(task=ledger.tasks[run.task_id], run=run))
     elif attempt.state is AttemptState.SENT and attempt.lane == "directed":
         ledger.out.append(e.SendStart(task=ledger.tasks[run.task_id], run=run))
 

@@ -38,6 +38,7 @@ _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
     e.AttemptReport: reports.reported,
     e.LegacyReport: reports.legacy_reported,
     e.DispatchRefused: reports.refused,
+    e.StartUnsent: reports.unsent,
     e.Tick: lambda _ledger, _event, _now: None,
 }
 

@@ -55,7 +55,7 @@ class StopRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
-    """A `create` on the shared topic: `protocol` is what its sender claims to speak."""
+    """A `create`: `protocol` is what its sender claims to speak; the topic may have `proven` who that is."""
 
     proplet_id: str
     protocol: int
@@ -64,6 +64,7 @@ class Announced:
     namespace: str = "default"
     metadata: Mapping[str, object] = field(default_factory=dict)
     slots: int = 1
+    proven: bool = False
     cause: str
 
 
@@ -159,6 +160,16 @@ class ImageNotPinned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartUnsent:
+    """The attempt's start could not be handed to the broker."""
+
+    task_id: str
+    run: int
+    attempt: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cordoned:
     """An operator takes a proplet out of use or back in; `draining` also moves away what can be moved."""
 
@@ -203,6 +214,7 @@ Event = (
     | AttemptReport
     | LegacyReport
     | DispatchRefused
+    | StartUnsent
     | ImagePinned
     | ImageNotPinned
     | Forgotten
@@ -296,6 +308,7 @@ class Ignored:
         "unknown_run",
         "legacy_from_directed",
         "downgrade",
+        "unproven",
         "not_a_proplet",
         "too_many_proplets",
     ]

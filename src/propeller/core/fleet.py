@@ -17,7 +17,11 @@ _DIRECTED = 2
 
 
 def announced(ledger: Ledger, event: e.Announced, now: Now) -> None:
-    """Register a proplet, or note what it now says of itself; welcome it if it speaks protocol 2."""
+    """Register a proplet, or note what it now says of itself; welcome it if it speaks protocol 2.
+
+    Of one that is alive on the directed lane only its own word counts: on the shared topic anybody can give
+    it a thousand slots.
+    """
     known = ledger.proplets.get(event.proplet_id)
     if event.protocol < _DIRECTED and known and known.lane == "directed" and known.alive(now.mono_s):
         ledger.out.append(e.Ignored(why="downgrade", event=event))
@@ -34,7 +38,15 @@ def announced(ledger: Ledger, event: e.Announced, now: Now) -> None:
         metadata=event.metadata,
         slots=max(1, event.slots),
     )
-    if proplet != known:
+    if (
+        proplet != known
+        and known
+        and not event.proven
+        and known.lane == "directed"
+        and known.alive(now.mono_s)
+    ):
+        ledger.out.append(e.Ignored(why="unproven", event=event))
+    elif proplet != known:
         ledger.roster.put(proplet)
         ledger.out.append(e.SaveProplet(proplet=proplet))
     if event.protocol >= _DIRECTED:

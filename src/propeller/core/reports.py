@@ -48,6 +48,19 @@ def refused(ledger: Ledger, event: e.DispatchRefused, now: Now) -> None:
         finish(ledger, run, attempt, event.error, event.failure, b"null", now, event.cause)
 
 
+def unsent(ledger: Ledger, event: e.StartUnsent, now: Now) -> None:
+    """Have a legacy start sent again soon: that lane acknowledges nothing, so nobody else would notice.
+
+    On the directed lane an unanswered start is repeated anyway.
+    """
+    run = ledger.runs.get(event.task_id)
+    attempt = run.live_attempt if run else None
+    if run is None or attempt is None or (run.number, attempt.number) != (event.run, event.attempt):
+        return
+    if attempt.lane == "legacy" and run.state is RunState.RUNNING:
+        ledger.keep(replace(run, resend_mono_s=now.mono_s + limits.DISPATCH_RETRY_S))
+
+
 def progress(ledger: Ledger, run: Run, attempt: Attempt, event: e.AttemptReport, now: Now) -> None:
     """Accepted or started, by report or by inventory; what is already known changes nothing."""
     state = AttemptState.ACCEPTED if event.kind == "accepted" else AttemptState.RUNNING

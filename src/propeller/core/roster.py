@@ -127,6 +127,7 @@ class Roster:
 
     def _offer(self, proplet_id: str) -> None:
         proplet = self.proplets.get(proplet_id)
-        if proplet is not None and proplet.open and self.count(proplet_id) < proplet.slots:
+        taken = self._slots_taken.get(proplet_id, 0)
+        if proplet is not None and proplet.open and taken < proplet.slots:
             self._free.setdefault(proplet_id)
             self.stir(proplet_id)

@@ -86,6 +86,7 @@ def _create(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
         namespace=body.namespace or "default",
         metadata=_whole_numbers(metadata),
         slots=min(max(1, body.slots), 1024),
+        proven=topic.sender is not None,
         cause="create",
     )
 

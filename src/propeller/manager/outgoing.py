@@ -115,6 +115,8 @@ class Outgoing:
                 logger().error("bug: message not sent", kind=kind, exc_info=error)
                 sent = False
             (self._sent if sent else self._dropped).labels(kind).inc()
+            if not sent and isinstance(effect, e.SendStart):
+                await self._post(_unsent(effect))
 
     async def _message(self, effect: Sendable) -> Message | None:
         match effect:
@@ -207,6 +209,13 @@ class Outgoing:
         """
         known = await coordinator.round(round_id)
         return known is not None and known.closed and participant in known.participants
+
+
+def _unsent(effect: e.SendStart) -> e.StartUnsent:
+    attempt = effect.run.attempts[-1].number
+    return e.StartUnsent(
+        task_id=effect.task.id, run=effect.run.number, attempt=attempt, cause="not published"
+    )
 
 
 def _refusal(effect: e.SendStart, error: PropellerError, *, cause: str) -> e.DispatchRefused:

@@ -272,7 +272,9 @@ class Proplet:
         self._outbox.put(message, attempt, renews=kind is FromProplet.ALIVE)
 
     def _announce(self) -> None:
-        topic = self._me.topics.from_proplet(FromProplet.CREATE)
+        # Once the directed lane is open it is said there, where nobody else can say it.
+        sender = self._me.id if self._agent.welcomed else None
+        topic = self._me.topics.from_proplet(FromProplet.CREATE, sender)
         self._outbox.put(Message(topic, codec.encode(self._me.announcement)), renews=True)
 
     def _logged(self, chunk: LogChunk) -> bool:
