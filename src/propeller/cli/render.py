@@ -95,7 +95,7 @@ def facts(pairs: Mapping[str, object]) -> Table:
     table.add_column(overflow="fold")
     for name, value in pairs.items():
         if value not in (None, "", [], {}, ()):
-            table.add_row(name, value if isinstance(value, Text) else _lines(value))
+            table.add_row(name, value if isinstance(value, Text) else _lines(value).rstrip())
     return table
 
 
@@ -104,7 +104,7 @@ def _lines(value: object) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return "\n".join(value)
     if isinstance(value, Mapping):
-        return "\n".join(f"{name}: {_text(item)}" for name, item in value.items())
+        return "\n".join(f"{name}: {_text(item).rstrip()}" for name, item in value.items())
     return _text(value)
 
 
