@@ -28,6 +28,7 @@ Folder = Annotated[Path | None, typer.Option("--from", help="Your own copy, wher
 @app.command("list")
 def list_sets(ctx: typer.Context) -> None:
     """The data sets that can be had."""
+    from propeller.cli.render import rows
     from propeller.roles.ready_data import KINDS
 
     shown = [
@@ -41,7 +42,7 @@ def list_sets(ctx: typer.Context) -> None:
         }
         for name, kind in KINDS.items()
     ]
-    session(ctx).show(shown, table=_table)
+    session(ctx).show(shown, table=rows)
 
 
 @app.command()
@@ -52,11 +53,12 @@ def get(
     folder: Folder = None,
 ) -> None:
     """Write a whole data set, scaled, as one document."""
+    from propeller.cli.render import rows
     from propeller.roles.ready_data import deal
 
     made = deal(name, 1, hold_out=0.0, folder=folder)
     _write(file, made.clients[0])
-    session(ctx).show(_row(str(file), made.clients[0]), table=lambda row: _table([row]))
+    session(ctx).show(_row(str(file), made.clients[0]), table=lambda row: rows([row]))
 
 
 @app.command()
@@ -74,6 +76,7 @@ def partition(
     folder: Folder = None,
 ) -> None:
     """Split a data set: rows held out, the others dealt to clients, into files or a data store, or both."""
+    from propeller.cli.render import rows
     from propeller.roles.ready_data import deal
 
     proplets = commas(to)
@@ -98,8 +101,8 @@ def partition(
             _write(out / client / "train.json" if client != "held-out" else out / "held-out.json", part)
     if proplets:
         _store(session(ctx), parts)
-    rows = [_row(client, part) for client, part in {**parts, "held-out": made.held_out}.items()]
-    session(ctx).show(rows, table=_table)
+    told = [_row(client, part) for client, part in {**parts, "held-out": made.held_out}.items()]
+    session(ctx).show(told, table=rows)
 
 
 def _store(shared: Session, parts: dict[str, dict[str, Any]]) -> None:
@@ -123,20 +126,3 @@ def _row(client: str, document: dict[str, Any]) -> dict[str, Any]:
     labels = [row["y"] for row in document["data"]]
     counts = {str(label): labels.count(label) for label in sorted(set(labels))}
     return {"client": client, "rows": len(labels), "labels": counts}
-
-
-def _table(rows: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    made = Table(box=None, header_style="bold")
-    for column in rows[0]:
-        made.add_column(column.upper(), justify="right" if isinstance(rows[0][column], int) else "left")
-    for row in rows:
-        made.add_row(*(_cell(value) for value in row.values()))
-    return made
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{name}:{count}" for name, count in value.items())
-    return str(value)

@@ -48,6 +48,24 @@ def configure(
 
 
 @app.command()
+def strategies(ctx: typer.Context) -> None:
+    """The strategies of this installation, those of installed packages among them."""
+    from propeller.cli.render import rows
+    from propeller.fl.strategies.registry import offered
+
+    shown = [
+        {
+            "name": name,
+            "needs": one.needs,
+            "state": ", ".join(one.slots),
+            "options": {option: number.default for option, number in one.options.items()},
+        }
+        for name, one in offered().items()
+    ]
+    session(ctx).show(shown, table=rows)
+
+
+@app.command()
 def task(ctx: typer.Context, round_id: RoundOption, proplet_id: PropletOption = None) -> None:
     """What a participant of a round is asked to do."""
     with session(ctx).client() as client:

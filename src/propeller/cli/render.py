@@ -59,6 +59,11 @@ def rendered(value: Any, table: Callable[[Any], Any] | None = None) -> Table | G
     return shown
 
 
+def rows(found: Sequence[Mapping[str, Any]]) -> Table:
+    """A table of things that have the same fields."""
+    return columns(list(found[0]), [[_cell(value) for value in one.values()] for one in found])
+
+
 def waited_for(value: object) -> str:
     """One line on how far something is."""
     if isinstance(value, TaskView):

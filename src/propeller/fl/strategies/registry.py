@@ -63,6 +63,12 @@ def strategy(name: str) -> Strategy:
     return BUILTIN[wanted] if wanted in BUILTIN else _installed(wanted)
 
 
+def offered() -> dict[str, Strategy]:
+    """Every strategy of this installation by name, built-in ones first. Raises `Unsupported` as above."""
+    others = sorted({point.name for point in entry_points(group=ENTRY_POINTS)} - BUILTIN.keys())
+    return {**BUILTIN, **{name: _installed(name) for name in others}}
+
+
 def told(chosen: Strategy, options: Options, hyperparams: Mapping[str, object] | None) -> Hyperparams:
     """The experiment's hyperparameters with what `chosen` must tell trainers, such as FedProx's `mu`.
 
