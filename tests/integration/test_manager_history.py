@@ -31,6 +31,7 @@ def test_a_tasks_history_tells_its_story():
         assert states[0] == "created"
         assert [state for at, state in enumerate(states) if state not in states[:at]] == [
             "created",
+            "waiting",  # for what its tag means
             "assigned",
             "running",
             "completed",
@@ -40,7 +41,7 @@ def test_a_tasks_history_tells_its_story():
         times = [event["time"] for event in page["events"]]
         assert times == sorted(times)
         page = await api.good("GET", "/tasks/t/events?offset=1&limit=1")
-        assert [event["state"] for event in page["events"]] == ["assigned"]
+        assert [event["state"] for event in page["events"]] == ["waiting"]
         assert (await api.ask("GET", "/tasks/none/events"))[0] == 404
 
     in_world(story)
