@@ -1,13 +1,15 @@
 """What the command line prints: tables and JSON of everything it is given."""
 
+import io
 import json
 
 import msgspec
 import pytest
+from rich.console import Console
 
-from propeller.cli.render import show
+from propeller.cli.render import rendered, show
 from propeller.roles.images import Inspected
-from propeller.wire.tasks import TaskView
+from propeller.wire.tasks import TaskPage, TaskView
 
 RESULTS = {"loss": 0.5, "lines": ["a", "b"]}
 TASK = TaskView(
@@ -45,3 +47,35 @@ def test_an_image_shows_its_manifest(capsys, as_json):
     )
     show(image, as_json=as_json)
     assert "schemaVersion" in capsys.readouterr().out
+
+
+LONG_ID = "11111111-2222-4333-8444-555555555555"
+PAGE = TaskPage(
+    offset=0,
+    limit=10,
+    total=1,
+    tasks=[
+        TaskView(
+            id=LONG_ID, name="fail", state=4, proplet_id=LONG_ID[::-1], error="the guest exited with status 3"
+        )
+    ],
+)
+
+
+def test_a_list_fits_a_narrow_terminal_and_its_ids_can_be_copied():
+    """In a hundred columns the text gives way and the proplet is cut, never what one types next."""
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(rendered(PAGE))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[1].startswith(LONG_ID)
+    assert LONG_ID[::-1] not in stream.getvalue()
+
+
+def test_a_list_in_a_pipe_is_whole_and_has_no_trailing_blanks(capsys):
+    """A program that reads a table finds every word of a row on its line."""
+    show(PAGE, as_json=False)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert LONG_ID in line
+    assert LONG_ID[::-1] in line
+    assert line.endswith("the guest exited with status 3")

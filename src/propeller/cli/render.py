@@ -7,7 +7,7 @@ from functools import singledispatch
 from typing import Any
 
 import msgspec
-from rich.console import Console, Group
+from rich.console import Console, Group, OverflowMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +30,23 @@ from propeller.wire.tasks import ZERO_TIME, HistoryPage, PropletPage, PropletVie
 BAR_CHARS = 50
 PIPED_COLUMNS = 240
 """Width when stdout is no terminal: ids are never cut for a program that reads a table."""
+_WHOLE = frozenset(
+    {
+        "ID",
+        "TASK",
+        "STATE",
+        "RUN",
+        "ATTEMPT",
+        "TIME (UTC)",
+        "STARTED",
+        "ENDED",
+        "LAST HEARTBEAT",
+        "NEXT RUN (UTC)",
+    }
+)
+"""Columns that stay on one line on a narrow terminal, as one copies from them; texts give way."""
+_CUT = frozenset({"PROPLET"})
+"""Columns that end in an ellipsis where there is no room: `view` shows them whole, and so does a pipe."""
 _STYLES = {TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.RUNNING: "cyan"}
 
 
@@ -87,7 +104,8 @@ def columns(names: Sequence[str], rows: Sequence[Sequence[str | Text]], *, title
     """A plain table."""
     table = Table(title=title or None, box=None, pad_edge=False, header_style="bold", title_justify="left")
     for name in names:
-        table.add_column(name, overflow="fold")
+        overflow: OverflowMethod = "ellipsis" if name in _CUT else "fold"
+        table.add_column(name, overflow=overflow, no_wrap=name in _WHOLE)
     for row in rows:
         table.add_row(*row)
     return table
