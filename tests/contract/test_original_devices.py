@@ -24,7 +24,7 @@ from propeller.http.memory import MemoryHttp
 from propeller.manager.app import opened
 from propeller.manager.config import ManagerConfig
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 HEARTBEAT_S = 0.5
 MODULE = b"\0asm\x01\0\0\0"
 FILE = base64.b64encode(MODULE).decode()
@@ -199,6 +199,40 @@ async def test_the_rust_proplet_serves_calls(site: Site) -> None:
         await device.say("invoke_result", task=task, call=call["invocation_id"], result="3")
         assert await asked == (200, {"results": "3", "invoked": True})
         assert (await site.good("GET", "/tasks/calls"))["state"] == 2
+
+
+async def test_the_rust_proplet_runs_a_daemon(site: Site) -> None:
+    """It says at once that all went well, and means that it began: shown as running, until stopped (4.22)."""
+    device = site.device("rust_proplet")
+    await device.switch_on()
+    await site.alive("l1")
+    async with beating(device, HEARTBEAT_S):
+        task = await site.started("server", image_url=URL, daemon=True)
+        start = await device.takes("B/control/manager/start")
+        assert (start["daemon"], start["proplet_id"]) == (True, "l1")
+        await device.say("result", task=task, result="")
+        await device.say("task_metrics", task=task)
+        await site.until("/tasks/server/metrics", lambda page: page["total"])
+        assert (await site.good("GET", "/tasks/server"))["state"] == 2
+        await site.good("POST", "/tasks/server/stop")
+        await device.hears("stop", task=task)
+        await device.say("failure", task=task)
+        assert (await site.ended(task))["state"] == 6
+
+
+async def test_a_broadcast_reaches_every_rust_proplet(site: Site) -> None:
+    """Each hears a start that names it, and all results are kept, by proplet."""
+    devices = [site.device("rust_proplet"), site.device("rust_proplet", "l2")]
+    for device in devices:
+        await device.switch_on()
+        await site.alive(device.me)
+    await site.started("all", image_url=URL, broadcast=True)
+    for device in devices:
+        starts = [await device.takes("B/control/manager/start") for _ in devices]
+        mine = next(start for start in starts if start["proplet_id"] == device.me)
+        await device.say("result", task=mine["id"], result=f"from {device.me}")
+    ended = await site.ended("all")
+    assert (ended["state"], ended["results"]) == (3, {"l1": "from l1", "l2": "from l2"})
 
 
 async def test_the_rust_proplet_dies_and_returns(site: Site) -> None:

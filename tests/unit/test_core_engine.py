@@ -1,6 +1,7 @@
 """The engine, one decision at a time: what each event must lead to."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -249,6 +250,17 @@ def test_an_old_device_that_announces_itself_anew_has_lost_its_work():
     engine.handle(e.StopRequested(task_id="t", reason="by user", cause="test"), at(6))
     over = saved(engine.handle(anew, at(7)))
     assert (over.state, over.reason) == (RunState.INTERRUPTED, "by user")
+
+
+def test_an_old_devices_word_for_a_daemon_means_that_it_began():
+    """Its success is told at the start, and shows as running (defect 4.22); an error is the daemon's end."""
+    engine = Engine()
+    engine.handle(e.Heard(proplet_id="p", lane="legacy", name="n", cause="test"), at(0))
+    start(engine, daemon=True)
+    word = e.LegacyReport(task_id="t", proplet_id="p", error="", results=b'""', cause="test")
+    assert engine.handle(word, at(1))[0].why == "daemon_started"
+    ended = saved(engine.handle(replace(word, error="trap"), at(2)))
+    assert (ended.state, ended.attempts[0].state) == (RunState.WAITING, AttemptState.FAILED)
 
 
 def test_round_robin_takes_turns():

@@ -311,6 +311,7 @@ class Ignored:
         "unproven",
         "not_a_proplet",
         "too_many_proplets",
+        "daemon_started",
     ]
     event: Event
 

@@ -35,9 +35,17 @@ def legacy_reported(ledger: Ledger, event: e.LegacyReport, now: Now) -> None:
         ledger.out.append(e.Ignored(why="legacy_from_directed", event=event))
     elif event.proplet_id not in {None, attempt.proplet_id}:
         ledger.out.append(e.Ignored(why="wrong_sender", event=event))
+    elif not event.error and run.state is not RunState.STOPPING and _only_began(ledger, run, attempt):
+        ledger.out.append(e.Ignored(why="daemon_started", event=event))
     else:
         failure = "failed" if event.error else ""
         finish(ledger, run, attempt, event.error, failure, event.results, now, event.cause)
+
+
+def _only_began(ledger: Ledger, run: Run, attempt: Attempt) -> bool:
+    """Whether a success is no end: the original's Rust proplet tells a daemon's when it has started it."""
+    proplet = ledger.proplets.get(attempt.proplet_id)
+    return ledger.tasks[run.task_id].daemon and not (proplet is not None and proplet.embedded)
 
 
 def refused(ledger: Ledger, event: e.DispatchRefused, now: Now) -> None:

@@ -26,6 +26,7 @@ _PROPLET = re.compile(r"proplet(?P<number>\d*)")
 _HEAD = """\
 # Identities and keys of one domain and channel. Keep this file private.
 # A worker on another machine needs its own section and [services], with addresses that it can reach.
+# tenant_id, entity_id and api_key are the original's names for domain_id, client_id and client_key.
 """
 
 
@@ -106,7 +107,7 @@ def read_config(path: Path) -> Config:
 def write_config(path: Path, config: Config) -> None:
     """Put `config` at `path` whole, readable by its owner alone."""
     tables: list[tuple[str, Mapping[str, str]]] = [
-        (name, asdict(identity)) for name, identity in config.identities.items()
+        (name, _spelled(identity)) for name, identity in config.identities.items()
     ]
     tables.append(("services", {name: value for name, value in asdict(config.services).items() if value}))
     text = _HEAD + "".join(f"\n[{name}]\n{_lines(table)}" for name, table in tables)
@@ -143,6 +144,13 @@ def env_lines(prefix: str, identity: Identity) -> list[str]:
         for name, spellings in _SPELLINGS.items()
         for spelling in spellings
     ]
+
+
+def _spelled(identity: Identity) -> dict[str, str]:
+    """Every value under all of its names: the original's own programs read this file too."""
+    return {
+        spelling: getattr(identity, name) for name, spellings in _SPELLINGS.items() for spelling in spellings
+    }
 
 
 def _first(env: Mapping[str, str], prefix: str, spellings: Sequence[str]) -> str:

@@ -55,10 +55,12 @@ def add(path: Path, count: int, named: Path | None, env: Mapping[str, str], *, l
     data = data_dir(named, env)
     made = provision.add_proplets(path, data.broker, count, _known_services(data, path), legacy=legacy)
     several = len(read_config(path).proplets()) > 1
-    steps = [
+    ours = [
         f"propeller proplet --config {path}" + (f" --section {section}" if several else "")
         for section in made
     ]
+    theirs = [f"PROPLET_CONFIG_FILE={path} PROPLET_CONFIG_SECTION={section} proplet" for section in made]
+    steps = theirs if legacy else ours
     return Made(ids={name: one.client_id for name, one in made.items()}, next_steps=steps)
 
 
