@@ -4,10 +4,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INPUTS := pyproject.toml constraints.txt
-# Debian packages that some tests run against: the external broker, an independent registry client, and
-# emulated devices.
-DEBIAN_PACKAGES := mosquitto mosquitto-clients skopeo qemu-system-x86 zstd docker-registry
-DEBIAN_PROGRAMS := mosquitto mosquitto_pub skopeo qemu-system-x86_64 zstd docker-registry
+# Debian packages that some tests run against: a broker, a registry and its client, a database, and emulated
+# devices.
+DEBIAN_PACKAGES := mosquitto mosquitto-clients skopeo qemu-system-x86 zstd docker-registry postgresql
+DEBIAN_PROGRAMS := mosquitto mosquitto_pub skopeo qemu-system-x86_64 zstd docker-registry pg_ctlcluster
 # Arguments handed through: `make demo ARGS="--rounds 5 --json"`, `make test ARGS="-k topics"`.
 ARGS ?=
 N ?= 2

@@ -16,7 +16,7 @@ from propeller.core.events import SaveRun
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task
 from propeller.ports import Instant
-from propeller.storage.manager_store import ROLE, SqliteManagerStore
+from propeller.storage.manager_store import ROLE, SqlManagerStore
 from propeller.storage.sqlite import Database
 from propeller.stores import ManagerChange, SaveTask
 
@@ -30,7 +30,7 @@ async def fill(system: System, count: int) -> None:
     directory.mkdir(mode=0o700)
     database = await Database.open(directory / "manager.db", role=ROLE, base=system.topics.base)
     clock = SystemClock()
-    store = SqliteManagerStore(database, clock)
+    store = SqlManagerStore(database, clock)
     waiting = min(WAITING, count // 2)
     try:
         for first in range(0, count, _CHUNK):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from postgres_server import opened
 from propeller import limits
 from propeller.core.events import DropProplet, SaveProplet, SaveRun
 from propeller.core.flow import Flow
@@ -15,7 +16,7 @@ from propeller.errors import Conflict, NotFound
 from propeller.fl.launch import Launch, LaunchState
 from propeller.ports import Instant
 from propeller.storage.manager_memory import MemoryManagerStore
-from propeller.storage.manager_store import ROLE, SqliteManagerStore
+from propeller.storage.manager_store import ROLE, SqlManagerStore
 from propeller.storage.sqlite import Database
 from propeller.stores import (
     DropFlow,
@@ -45,7 +46,17 @@ async def sqlite(tmp_path, clock):
     """A store on a real file."""
     database = await Database.open(tmp_path / "manager.db", role=ROLE, base="m/d/c/c")
     try:
-        yield SqliteManagerStore(database, clock)
+        yield SqlManagerStore(database, clock)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def postgres(tmp_path, clock):
+    """A store on a real server."""
+    database = await opened("postgres", tmp_path, role=ROLE, base="m/d/c/c")
+    try:
+        yield SqlManagerStore(database, clock)
     finally:
         await database.close()
 
@@ -62,7 +73,7 @@ def clock():
     return HandClock()
 
 
-@pytest.fixture(params=[sqlite, memory], ids=["sqlite", "memory"])
+@pytest.fixture(params=[sqlite, postgres, memory], ids=["sqlite", "postgres", "memory"])
 async def store(request, tmp_path, clock):
     """Each store in turn."""
     async with request.param(tmp_path, clock) as made:

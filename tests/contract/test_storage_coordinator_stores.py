@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from postgres_server import opened
 from propeller.errors import Conflict
 from propeller.fl.experiment import Experiment, ExperimentState
 from propeller.fl.model_ref import ModelRef
@@ -20,20 +21,20 @@ from propeller.fl.store import (
     UpdateRecord,
 )
 from propeller.storage.coordinator_memory import MemoryCoordinatorStore
-from propeller.storage.coordinator_store import ROLE, SqliteCoordinatorStore
+from propeller.storage.coordinator_store import ROLE, SqlCoordinatorStore
 from propeller.storage.sqlite import Database
 
 BASE = "m/d/c/c"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request, tmp_path):
     """One store of each kind."""
     if request.param == "memory":
         yield MemoryCoordinatorStore()
         return
-    database = await Database.open(tmp_path / "coordinator.db", role=ROLE, base=BASE)
-    yield SqliteCoordinatorStore(database)
+    database = await opened(request.param, tmp_path, role=ROLE, base=BASE)
+    yield SqlCoordinatorStore(database)
     await database.close()
 
 
@@ -209,7 +210,7 @@ async def test_sqlite_survives_closing(tmp_path):
     record = experiment()
     for expected in ([], [record]):
         database = await Database.open(tmp_path / "coordinator.db", role=ROLE, base=BASE)
-        store = SqliteCoordinatorStore(database)
+        store = SqlCoordinatorStore(database)
         assert list((await store.live()).experiments) == expected
         await store.commit(Changes(experiments=[record]))
         await database.close()

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from postgres_server import opened
 from propeller import limits
 from propeller.errors import StorageBroken
 from propeller.storage.blobs import FileBlobs
-from propeller.storage.dataset_store import ROLE, MemoryDatasetStore, SqliteDatasetStore
+from propeller.storage.dataset_store import ROLE, MemoryDatasetStore, SqlDatasetStore
 from propeller.storage.memory_blobs import MemoryBlobs
 from propeller.storage.sqlite import Database
 
@@ -15,14 +16,14 @@ SMALL = b'{"data":[]}'
 LARGE = b"1234567890abcdef" * (limits.BLOB_INLINE_BYTES_MAX // 16 + 1)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request, tmp_path):
     """One store of each kind."""
     if request.param == "memory":
         yield MemoryDatasetStore()
         return
-    database = await Database.open(tmp_path / "data.db", role=ROLE, base="m/d/c/c")
-    yield SqliteDatasetStore(database, FileBlobs(tmp_path / "blobs"))
+    database = await opened(request.param, tmp_path, role=ROLE, base="m/d/c/c")
+    yield SqlDatasetStore(database, FileBlobs(tmp_path / "blobs"))
     await database.close()
 
 
@@ -95,7 +96,7 @@ async def test_readers_see_a_whole_document_while_writers_replace_it(store):
 async def on_blobs(tmp_path):
     """A SQLite store and its blobs, to look behind it."""
     database, blobs = await Database.open(tmp_path / "data.db", role=ROLE, base="b"), MemoryBlobs()
-    yield SqliteDatasetStore(database, blobs), blobs
+    yield SqlDatasetStore(database, blobs), blobs
     await database.close()
 
 
@@ -133,7 +134,7 @@ async def test_sqlite_keeps_data_sets_over_a_restart(tmp_path):
     """What was answered 201 is there for the next process."""
     for _ in range(2):
         database = await Database.open(tmp_path / "data.db", role=ROLE, base="b")
-        store = SqliteDatasetStore(database, FileBlobs(tmp_path / "blobs"))
+        store = SqlDatasetStore(database, FileBlobs(tmp_path / "blobs"))
         assert await store.get("p1") in {None, LARGE}
         await store.put("p1", LARGE)
         assert await store.get("p1") == LARGE

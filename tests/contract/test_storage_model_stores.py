@@ -6,12 +6,13 @@ import sqlite3
 
 import pytest
 
+from postgres_server import opened
 from propeller import limits
 from propeller.errors import BadInput, Conflict, NotFound, StorageBroken
 from propeller.fl.versions import Proposal
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.memory_blobs import MemoryBlobs
-from propeller.storage.model_store import ROLE, MemoryModelStore, SqliteModelStore
+from propeller.storage.model_store import ROLE, MemoryModelStore, SqlModelStore
 from propeller.storage.sqlite import Database
 
 SMALL = b"small content"
@@ -23,14 +24,14 @@ def proposal(sha="a", **more):
     return Proposal(**{"name": "m", "sha256": sha * 64, **more})
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request, tmp_path):
     """One store of each kind."""
     if request.param == "memory":
         yield MemoryModelStore()
         return
-    database = await Database.open(tmp_path / "registry.db", role=ROLE, base="m/d/c/c")
-    yield SqliteModelStore(database, FileBlobs(tmp_path / "blobs"))
+    database = await opened(request.param, tmp_path, role=ROLE, base="m/d/c/c")
+    yield SqlModelStore(database, FileBlobs(tmp_path / "blobs"))
     await database.close()
 
 
@@ -130,7 +131,7 @@ async def test_sqlite_keeps_versions_over_a_restart(tmp_path):
     blobs = FileBlobs(tmp_path / "blobs")
     for turn in range(2):
         database = await Database.open(tmp_path / "registry.db", role=ROLE, base="b")
-        store = SqliteModelStore(database, blobs)
+        store = SqlModelStore(database, blobs)
         for round_id, content in (("r0", SMALL), ("r1", LARGE)):
             _, new = await store.add(proposal(round_id=round_id), content, created_at_s=turn)
             assert new == (turn == 0)
@@ -142,7 +143,7 @@ async def test_sqlite_leaves_no_file_of_what_it_refuses(tmp_path):
     """A conflict costs no disk; a repetition no second file."""
     blobs = MemoryBlobs()
     database = await Database.open(tmp_path / "registry.db", role=ROLE, base="b")
-    store = SqliteModelStore(database, blobs)
+    store = SqlModelStore(database, blobs)
     await store.add(proposal(version=0), LARGE, created_at_s=0)
     await store.add(proposal(version=0), LARGE, created_at_s=0)
     with pytest.raises(Conflict):
@@ -155,7 +156,7 @@ async def test_sqlite_says_which_version_lost_its_file(tmp_path):
     """A hole in the blob store is the registry's fault, not an unknown version."""
     blobs = MemoryBlobs()
     database = await Database.open(tmp_path / "registry.db", role=ROLE, base="b")
-    store = SqliteModelStore(database, blobs)
+    store = SqlModelStore(database, blobs)
     await store.add(proposal(), LARGE, created_at_s=0)
     for digest in await blobs.digests():
         await blobs.delete(digest)
@@ -177,14 +178,14 @@ async def test_sqlite_registry_of_the_first_schema_takes_states(tmp_path):
     """A file from before states had a place is brought forward, with all its versions."""
     path = tmp_path / "registry.db"
     database = await Database.open(path, role=ROLE, base="b")
-    await SqliteModelStore(database, MemoryBlobs()).add(proposal(), SMALL, created_at_s=0)
+    await SqlModelStore(database, MemoryBlobs()).add(proposal(), SMALL, created_at_s=0)
     await database.close()
     with contextlib.closing(sqlite3.connect(path)) as older:
         older.execute("DROP TABLE model_states")
         older.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
         older.commit()
     database = await Database.open(path, role=ROLE, base="b")
-    store = SqliteModelStore(database, MemoryBlobs())
+    store = SqlModelStore(database, MemoryBlobs())
     await store.add(proposal(round_id="r1"), SMALL, state=SMALL, created_at_s=0)
     assert (await store.content("m", 0), await store.state("m", 1)) == (SMALL, SMALL)
     await database.close()

@@ -10,7 +10,7 @@ from propeller.federation.model_registry.app import build
 from propeller.federation.offload import inline
 from propeller.fl.tensors import Tensors, content_hash, to_safetensors
 from propeller.storage.blobs import FileBlobs
-from propeller.storage.model_store import ROLE, SqliteModelStore
+from propeller.storage.model_store import ROLE, SqlModelStore
 from propeller.storage.sqlite import Database
 
 MODELS = "http://registry/models"
@@ -29,7 +29,7 @@ async def services(request, tmp_path):
         yield made
         return
     database = await Database.open(tmp_path / "registry.db", role=ROLE, base="b")
-    made.models = SqliteModelStore(database, FileBlobs(tmp_path / "blobs"))
+    made.models = SqlModelStore(database, FileBlobs(tmp_path / "blobs"))
     made.http.register("http://registry", build(store=made.models, clock=StoppedClock(), offload=inline))
     await made.seed()
     yield made

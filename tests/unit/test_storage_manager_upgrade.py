@@ -8,7 +8,7 @@ from propeller.core.proplet import Proplet
 from propeller.core.run import Run
 from propeller.core.task import Task
 from propeller.ports import Instant
-from propeller.storage.manager_store import ROLE, SqliteManagerStore
+from propeller.storage.manager_store import ROLE, SqlManagerStore
 from propeller.storage.queries import sql_folder
 from propeller.storage.sqlite import Database
 
@@ -51,7 +51,7 @@ async def test_a_database_of_the_first_release_is_brought_forward(tmp_path):
     first_release(tmp_path / "manager.db")
     database = await Database.open(tmp_path / "manager.db", role=ROLE, base="m/d/c/c")
     try:
-        store = SqliteManagerStore(database, StillClock())
+        store = SqlManagerStore(database, StillClock())
         ((task, run),) = await store.live(Instant(mono_s=0.0, wall_s=1_000.0))
         assert (task.id, task.image_url, task.depends_on, task.restart) == ("t", "x:1", (), None)
         assert isinstance(task, Task)

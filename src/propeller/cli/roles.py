@@ -70,6 +70,10 @@ def up(
     settings: Settings = None,
     log_level: Level = None,
     registry_auth: RegistryAuth = None,
+    database: Annotated[
+        str | None,
+        typer.Option(help="postgresql://USER@HOST/NAME for the records of all services; default: files."),
+    ] = None,
     parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
 ) -> None:
     """Start the whole system on this machine and leave it running until Ctrl-C."""
@@ -82,6 +86,7 @@ def up(
         "coordinator_port": coordinator_port, "aggregator_port": aggregator_port,
         "model_registry_port": model_registry_port, "data_store_port": data_store_port,
         "registry_port": registry_port, "mqtt_port": mqtt_port, "registry_auth": _text(registry_auth),
+        "database": database,
     }  # fmt: skip
     run_up(_told(flags, settings, config), parent=parent)
 

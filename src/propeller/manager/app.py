@@ -43,8 +43,8 @@ from propeller.manager.tasks import Tasks
 from propeller.ports import Blobs, Bus, BusSession, Clock, Http, ImageSupply
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.manager_store import ROLE as STORAGE_ROLE
-from propeller.storage.manager_store import SqliteManagerStore
-from propeller.storage.sqlite import Database
+from propeller.storage.manager_store import SqlManagerStore
+from propeller.storage.opening import open_database
 from propeller.storage.task_logs import FileTaskLogs, MemoryTaskLogs
 from propeller.stores import ManagerStore
 from propeller.telemetry.logs import logger
@@ -239,18 +239,21 @@ async def opened(
     clock: Clock,
     random: Random,
     images: ImageSupply | None = None,
+    database_url: str = "",
     metrics: RoleMetrics | None = None,
 ) -> AsyncIterator[Manager]:
     """A recovered manager over `manager.db` and `manager-blobs` in `data_dir`, which are its alone meanwhile.
 
     With `images` every run of a tagged image has the digest that the tag had at its start; without, proplets
-    look tags up. Raises what `Database.open` raises. Bus and HTTP client stay the caller's to close.
+    look tags up. Raises what `open_database` raises. Bus and HTTP client stay the caller's to close.
     """
-    database = await Database.open(data_dir / "manager.db", role=STORAGE_ROLE, base=config.topics.base)
+    database = await open_database(
+        database_url, data_dir / "manager.db", role=STORAGE_ROLE, base=config.topics.base
+    )
     try:
         blobs = FileBlobs(data_dir / "manager-blobs")
         await blobs.clear_unfinished()
-        store = SqliteManagerStore(database, clock)
+        store = SqlManagerStore(database, clock)
         manager = Manager(
             config,
             store=store,

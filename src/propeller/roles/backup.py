@@ -26,6 +26,7 @@ import msgspec
 from propeller import __version__
 from propeller.errors import BadInput, EnvironmentError_, StorageBroken, StorageFull
 from propeller.roles.layout import DataDir
+from propeller.storage.opening import ELSEWHERE
 
 _LIST = "propeller-backup.json"
 _FORMAT = 1
@@ -62,6 +63,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: str
     files: int
     bytes: int
+    not_included: list[str] = []
+    """Roles whose records are in PostgreSQL, and where: its own tools back them up."""
 
 
 def backup(data: DataDir, target: Path) -> Saved:
@@ -70,7 +73,7 @@ def backup(data: DataDir, target: Path) -> Saved:
     `target` has its name only once it is whole and on disk. Raises `BadInput` without such a directory, or if
     `target` exists; `StorageFull`; `StorageBroken` for a damaged database.
     """
-    if not data.config.is_file() and not any(data.root.glob("*/*.db")):
+    if not data.config.is_file() and not any(data.root.glob("*/*.db*")):
         raise BadInput(f"{data.root} is no data directory of ours; --data-dir names it")
     if target.exists():
         raise BadInput(f"{target} exists already; a backup never replaces a file")
@@ -120,7 +123,14 @@ def _written(data: DataDir, target: Path) -> Saved:
         temporary.unlink(missing_ok=True)
         raise
     return Saved(
-        file=str(target), data_dir=str(data.root), files=len(archive.sha256), bytes=target.stat().st_size
+        file=str(target),
+        data_dir=str(data.root),
+        files=len(archive.sha256),
+        bytes=target.stat().st_size,
+        not_included=[
+            f"{note.parent.name}: PostgreSQL at {note.read_text().strip()} (pg_dump)"
+            for note in sorted(data.root.glob(f"*/*{ELSEWHERE}"))
+        ],
     )
 
 

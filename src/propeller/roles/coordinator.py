@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 from random import SystemRandom
 
 from propeller.clock import SystemClock
@@ -16,9 +15,10 @@ from propeller.roles.serving import sized_offload
 from propeller.roles.settings import CoordinatorRole
 from propeller.roles.web import http_client
 from propeller.storage.blobs import FileBlobs
+from propeller.storage.connection import SqlDatabase
 from propeller.storage.coordinator_store import ROLE as DATABASE
-from propeller.storage.coordinator_store import SqliteCoordinatorStore
-from propeller.storage.sqlite import Database
+from propeller.storage.coordinator_store import SqlCoordinatorStore
+from propeller.storage.opening import open_database
 from propeller.telemetry.metrics import RoleMetrics
 
 
@@ -28,13 +28,13 @@ async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> Non
     topics = topics_of(settings.mqtt.identity)
     make_private(settings.directory)
     async with (
-        _database(settings.directory, topics.base) as opened,
+        _database(settings, topics.base) as opened,
         http_client() as http,
         sized_offload() as offload,
     ):
         coordinator, app = await build(
             settings=settings_of(settings),
-            store=SqliteCoordinatorStore(opened),
+            store=SqlCoordinatorStore(opened),
             blobs=FileBlobs(settings.directory / "blobs"),
             bus=bus_of(settings.mqtt),
             http=http,
@@ -49,8 +49,9 @@ async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> Non
 
 
 @contextlib.asynccontextmanager
-async def _database(directory: Path, base: str) -> AsyncIterator[Database]:
-    opened = await Database.open(directory / "coordinator.db", role=DATABASE, base=base)
+async def _database(settings: CoordinatorRole, base: str) -> AsyncIterator[SqlDatabase]:
+    path = settings.directory / "coordinator.db"
+    opened = await open_database(settings.database_url, path, role=DATABASE, base=base)
     try:
         yield opened
     finally:

@@ -34,6 +34,7 @@ async def run_manager(settings: ManagerRole, sock: socket.socket) -> None:
             clock=SystemClock(),
             random=SystemRandom(),
             images=_images(settings, http),
+            database_url=settings.database_url,
             metrics=metrics,
         ) as manager,
         asyncio.TaskGroup() as group,

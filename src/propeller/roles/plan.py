@@ -51,6 +51,7 @@ def model_registry(up: UpRole, config: Config) -> ModelRegistryRole:
         listen=listen(up, "model-registry"),
         directory=up.data.role("model-registry"),
         base=topics(config).base,
+        database_url=up.database_url,
         level=up.level,
     )
 
@@ -66,6 +67,7 @@ def data_store(up: UpRole, config: Config) -> DataStoreRole:
         base=topics(config).base,
         seeded=tuple(config.identity(section).client_id for section in sections(up)),
         credentials=None if is_local(up.host) else up.data.broker,
+        database_url=up.database_url,
         level=up.level,
     )
 
@@ -87,6 +89,7 @@ def coordinator(up: UpRole, config: Config, place: Place, secret: bytes) -> Coor
         own_url=place.local_url("coordinator"),
         token_secret=secret,
         require_update_token=not is_local(up.host),
+        database_url=up.database_url,
         level=up.level,
     )
 
@@ -106,6 +109,7 @@ def manager(up: UpRole, config: Config, place: Place, secret: bytes) -> ManagerR
         registry_auth=up.registry_auth,
         token_secret=secret,
         heartbeat_s=up.heartbeat_s,
+        database_url=up.database_url,
         level=up.level,
     )
 

@@ -49,7 +49,12 @@ async def run_model_registry(settings: ModelRegistryRole, sock: socket.socket) -
     async with (
         sized_offload() as offload,
         model_registry.opened(
-            settings.directory, base=settings.base, clock=SystemClock(), offload=offload, metrics=metrics
+            settings.directory,
+            base=settings.base,
+            clock=SystemClock(),
+            offload=offload,
+            database_url=settings.database_url,
+            metrics=metrics,
         ) as app,
     ):
         await answer(app, sock, metrics)
@@ -68,6 +73,7 @@ async def run_data_store(settings: DataStoreRole, sock: socket.socket) -> None:
             offload=offload,
             synthetic_for=settings.seeded,
             credentials=known,
+            database_url=settings.database_url,
             metrics=metrics,
         ) as app,
     ):

@@ -39,6 +39,7 @@ ALIASES: Final[Mapping[str, str]] = {
 
 DEFAULT_CONFIG = Path("config.toml")
 DEFAULT_MQTT = "tcp://localhost:1883"
+DATABASE_URL = ("PROPELLER_DATABASE_URL",)
 AUTH_FILE = ("REGISTRY_AUTH_FILE",)
 """The variable that Podman, Skopeo and ORAS read too."""
 
@@ -96,11 +97,15 @@ class AggregatorRole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRegistryRole:
-    """`base` is the topic prefix B that its database belongs to."""
+    """`base` is the topic prefix B that its database belongs to.
+
+    `database_url` is of a PostgreSQL database, here as with every role that has the field; empty: a file.
+    """
 
     listen: Listen
     directory: Path
     base: str
+    database_url: str = field(default="", repr=False)
     level: Level = "info"
 
 
@@ -116,6 +121,7 @@ class DataStoreRole:
     base: str
     seeded: tuple[str, ...] = ()
     credentials: Path | None = None
+    database_url: str = field(default="", repr=False)
     level: Level = "info"
 
 
@@ -155,6 +161,7 @@ class CoordinatorRole:
     """Where the aggregator finds this coordinator otherwise."""
     token_secret: bytes = field(default=b"", repr=False)
     require_update_token: bool = False
+    database_url: str = field(default="", repr=False)
     mirror: bool = True
     level: Level = "info"
 
@@ -175,6 +182,7 @@ class ManagerRole:
     registry_auth: Path | None = None
     """Credentials for OCI registries, as Docker and Podman keep them."""
     token_secret: bytes = field(default=b"", repr=False)
+    database_url: str = field(default="", repr=False)
     heartbeat_s: float = limits.HEARTBEAT_S
     mirror: bool = True
     level: Level = "info"
@@ -198,6 +206,7 @@ class UpRole:
     env_file: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     registry_auth: Path | None = None
+    database_url: str = field(default="", repr=False)
     slots: int = 1
     heartbeat_s: float = limits.HEARTBEAT_S
     level: Level = "info"

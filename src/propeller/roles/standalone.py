@@ -20,6 +20,7 @@ from propeller.roles.place import is_local
 from propeller.roles.process import run_role
 from propeller.roles.settings import (
     AUTH_FILE,
+    DATABASE_URL,
     DEFAULT_CONFIG,
     PORTS,
     AggregatorRole,
@@ -68,6 +69,7 @@ def model_registry(told: Told) -> None:
         listen=listen_of(layers, "model-registry", port_env=("REGISTRY_PORT",)),
         directory=told.data("model-registry"),
         base=_base(told),
+        database_url=layers.text("database", DATABASE_URL),
         level=level_of(layers),
     )
     _serve("model-registry", settings.level, settings.listen, lambda sock: run_model_registry(settings, sock))
@@ -85,6 +87,7 @@ def data_store(told: Told) -> None:
         base=_base(told),
         seeded=layers.listed("seeded", ("FL_DATASET_PARTICIPANTS",), default=_named_proplets(told)),
         credentials=Path(credentials) if credentials else None,
+        database_url=layers.text("database", DATABASE_URL),
         level=level_of(layers),
     )
     _serve("data-store", settings.level, settings.listen, lambda sock: run_data_store(settings, sock))
@@ -141,6 +144,7 @@ def coordinator(told: Told) -> None:
             "require_update_token", ("REQUIRE_UPDATE_TOKEN",), default=not is_local(listen.host)
         ),
         mirror=layers.switch("mirror", default=True),
+        database_url=layers.text("database", DATABASE_URL),
         level=level_of(layers),
     )
     _serve("coordinator", settings.level, listen, lambda sock: run_coordinator(settings, sock))
@@ -170,6 +174,7 @@ def manager(told: Told) -> None:
         token_secret=_data(told, layers).update_token_secret(),
         heartbeat_s=layers.seconds("heartbeat", default=limits.HEARTBEAT_S),
         mirror=layers.switch("mirror", default=True),
+        database_url=layers.text("database", DATABASE_URL),
         level=level_of(layers, "MANAGER_LOG_LEVEL"),
     )
     _serve("manager", settings.level, listen, lambda sock: run_manager(settings, sock))

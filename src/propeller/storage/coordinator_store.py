@@ -1,10 +1,9 @@
-"""The coordinator's experiments, rounds, updates and notices in SQLite. It decides nothing about them.
+"""The coordinator's experiments, rounds, updates and notices in a database. It decides nothing about them.
 
 Records are stored as JSON of their own frozen types, so that a person can read them and a field that a later
 release adds takes its default when an older row is read; beside them lie the columns that are searched.
 """
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -24,8 +23,8 @@ from propeller.fl.store import (
     StoredUpdate,
     UpdateRecord,
 )
+from propeller.storage.connection import Connection, Row, SqlDatabase, is_taken
 from propeller.storage.queries import Queries
-from propeller.storage.sqlite import Database
 
 T = TypeVar("T")
 
@@ -38,10 +37,10 @@ _round = msgspec.json.Decoder(RoundRecord).decode
 _update = msgspec.json.Decoder(UpdateRecord).decode
 
 
-class SqliteCoordinatorStore:
-    """`fl.store.CoordinatorStore` over an open `Database` of `ROLE`, which it does not close."""
+class SqlCoordinatorStore:
+    """`fl.store.CoordinatorStore` over an open `SqlDatabase` of `ROLE`, which it does not close."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqlDatabase) -> None:
         self._database = database
 
     async def commit(self, changes: Changes) -> None:
@@ -115,7 +114,7 @@ class SqliteCoordinatorStore:
             for row in await self._rows("contents", round_id=round_id)
         ]
 
-    async def _rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
+    async def _rows(self, query: str, **values: Any) -> list[Row]:
         return await self._database.read(lambda connection: _all(connection, query, values))
 
     async def _one(self, decode: Callable[[str], T], query: str, **values: Any) -> T | None:
@@ -123,7 +122,7 @@ class SqliteCoordinatorStore:
         return decode(rows[0]["record"]) if rows else None
 
     async def _page(self, decode: Callable[[str], T], what: str, **values: Any) -> tuple[int, list[T]]:
-        def read(connection: sqlite3.Connection) -> tuple[int, list[sqlite3.Row]]:
+        def read(connection: Connection) -> tuple[int, list[Row]]:
             counted = {name: values[name] for name in values.keys() - {"offset", "limit"}}
             total = connection.execute(_SQL[f"count_{what}"], counted).fetchone()[0]
             return total, _all(connection, f"page_of_{what}", values)
@@ -132,11 +131,11 @@ class SqliteCoordinatorStore:
         return total, [decode(row["record"]) for row in rows]
 
 
-def _all(connection: sqlite3.Connection, query: str, values: dict[str, Any]) -> list[sqlite3.Row]:
+def _all(connection: Connection, query: str, values: dict[str, Any]) -> list[Row]:
     return connection.execute(_SQL[query], values).fetchall()
 
 
-def _write(changes: Changes, connection: sqlite3.Connection) -> None:
+def _write(changes: Changes, connection: Connection) -> None:
     for experiment in changes.experiments:
         connection.execute(_SQL.put_experiment, _experiment_row(experiment))
     for round_ in changes.rounds:
@@ -148,7 +147,7 @@ def _write(changes: Changes, connection: sqlite3.Connection) -> None:
     connection.executemany(_SQL.drop_notice, [{"round_id": one, "kind": kind} for one, kind in changes.done])
 
 
-def _add(connection: sqlite3.Connection, update: StoredUpdate) -> None:
+def _add(connection: Connection, update: StoredUpdate) -> None:
     accepted = update.record.accepted
     try:
         connection.execute(
@@ -162,8 +161,8 @@ def _add(connection: sqlite3.Connection, update: StoredUpdate) -> None:
                 "origin": update.record.origin or None,
             },
         )
-    except sqlite3.IntegrityError as error:
-        if error.sqlite_errorname != "SQLITE_CONSTRAINT_PRIMARYKEY":
+    except connection.IntegrityError as error:
+        if not is_taken(error):
             raise
         raise already_submitted(update.record) from error
 
@@ -176,7 +175,7 @@ def already_submitted(record: UpdateRecord) -> Conflict:
     )
 
 
-def _live(connection: sqlite3.Connection) -> Live:
+def _live(connection: Connection) -> Live:
     rounds = [_round(row["record"]) for row in _all(connection, "live_rounds", {})]
     return Live(
         experiments=[_experiment(row["record"]) for row in _all(connection, "live_experiments", {})],
@@ -185,11 +184,11 @@ def _live(connection: sqlite3.Connection) -> Live:
     )
 
 
-def _accepted(connection: sqlite3.Connection, round_id: str) -> list[Accepted]:
+def _accepted(connection: Connection, round_id: str) -> list[Accepted]:
     return [_update(row["record"]).accepted for row in _all(connection, "updates", {"round_id": round_id})]
 
 
-def _notice(row: sqlite3.Row) -> Notice:
+def _notice(row: Row) -> Notice:
     kind: NoticeKind = row["kind"]
     return Notice(
         round_id=row["round_id"], kind=kind, payload=row["payload"], created_wall_s=row["created_wall_s"]

@@ -5,7 +5,6 @@ deleted only after no row does, so that a crash at any point leaves the old data
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Iterable
 from functools import partial
 from typing import cast
@@ -13,8 +12,8 @@ from typing import cast
 from propeller import limits
 from propeller.errors import NotFound, StorageBroken
 from propeller.ports import Blobs
+from propeller.storage.connection import Connection, SqlDatabase
 from propeller.storage.queries import Queries
-from propeller.storage.sqlite import Database
 
 ROLE = "data_store"
 """Owner of the database and folder of its SQL."""
@@ -22,10 +21,10 @@ ROLE = "data_store"
 _SQL = Queries.load(ROLE, "datasets.sql")
 
 
-class SqliteDatasetStore:
-    """`ports.DatasetStore` over an open `Database` of `ROLE` and a blob store of its own; closes neither."""
+class SqlDatasetStore:
+    """`ports.DatasetStore` over a database of `ROLE` and a blob store of its own; closes neither."""
 
-    def __init__(self, database: Database, blobs: Blobs) -> None:
+    def __init__(self, database: SqlDatabase, blobs: Blobs) -> None:
         self._database = database
         self._blobs = blobs
         # Writing a file, naming it and deleting the one before are three steps: one writer at a time.
@@ -81,7 +80,7 @@ class SqliteDatasetStore:
         return {"proplet_id": proplet_id, "document": None, "blob": await self._blobs.put(document)}
 
 
-def _put(row: dict[str, object], connection: sqlite3.Connection) -> str | None:
+def _put(row: dict[str, object], connection: Connection) -> str | None:
     """Replace the row; the blob that no row needs any more, if there is one."""
     before = connection.execute(_SQL.select_blob, row).fetchone()
     connection.execute(_SQL.put_dataset, row)
@@ -90,7 +89,7 @@ def _put(row: dict[str, object], connection: sqlite3.Connection) -> str | None:
     return cast("str", before["blob"])
 
 
-def _unneeded(digests: tuple[str, ...], connection: sqlite3.Connection) -> list[str]:
+def _unneeded(digests: tuple[str, ...], connection: Connection) -> list[str]:
     return [
         digest
         for digest in digests
@@ -98,16 +97,16 @@ def _unneeded(digests: tuple[str, ...], connection: sqlite3.Connection) -> list[
     ]
 
 
-def _add(row: dict[str, object], connection: sqlite3.Connection) -> bool:
+def _add(row: dict[str, object], connection: Connection) -> bool:
     return connection.execute(_SQL.add_dataset, row).rowcount == 1
 
 
-def _select(proplet_id: str, connection: sqlite3.Connection) -> tuple[bytes, str | None] | None:
+def _select(proplet_id: str, connection: Connection) -> tuple[bytes, str | None] | None:
     row = connection.execute(_SQL.select_dataset, {"proplet_id": proplet_id}).fetchone()
     return None if row is None else (row["document"], row["blob"])
 
 
-def _ids(connection: sqlite3.Connection) -> tuple[str, ...]:
+def _ids(connection: Connection) -> tuple[str, ...]:
     return tuple(row["proplet_id"] for row in connection.execute(_SQL.list_ids))
 
 

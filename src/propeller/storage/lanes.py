@@ -6,15 +6,13 @@ They must not know what is stored. The queues are bounded by their callers: each
 import asyncio
 import contextlib
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from propeller.errors import Bug, EnvironmentError_
-from propeller.storage.sqlite_errors import translate
+from propeller.errors import EnvironmentError_, PropellerError
+from propeller.storage.connection import Connection
 
 T = TypeVar("T")
 
@@ -22,53 +20,40 @@ GROUP_MAX = 512
 """Writes of one commit: bounds how long the first of them waits for the last."""
 
 
-class GroupConnection(sqlite3.Connection):
-    """A connection whose transactions are the lanes' business: ending one would break a group."""
-
-    def commit(self) -> None:
-        """Refused: the group commits."""
-        raise Bug("a function of the database must not commit: return, and the group commits")
-
-    def rollback(self) -> None:
-        """Refused: raising undoes the function's own work."""
-        raise Bug("a function of the database must not roll back: raise, and its own work is undone")
-
-    def executescript(self, _script: str, /) -> sqlite3.Cursor:
-        """Refused, because it commits first."""
-        raise Bug("a function of the database must not run scripts: they commit")
-
-    def __enter__(self) -> Self:
-        raise Bug("a function of the database must not use the connection as a context: that commits")
-
-
 @dataclass(slots=True)
 class _Job:
     """One function that waits for its turn, and what came of it."""
 
-    fn: Callable[[sqlite3.Connection], Any]
+    fn: Callable[[Connection], Any]
     answer: asyncio.Future[Any]
     result: Any = None
-    error: BaseException | None = None
+    error: Exception | None = None
 
 
 class _Lane:
     """A thread that owns a connection and takes jobs from a queue until it is closed."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        ours: Callable[[Exception], PropellerError | None],
+    ) -> None:
+        """`name` is for messages; `ours` says which of our errors one of the database is, if any."""
         self._connection = connection
-        self._path = path
+        self._name = name
         self._loop = loop
+        self._translate = ours
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
-        self._thread = threading.Thread(
-            target=self._live, name=f"{type(self).__name__} {path.name}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._live, name=f"{type(self).__name__} {name}", daemon=True)
         self._thread.start()
 
-    async def submit(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def submit(self, fn: Callable[[Connection], T]) -> T:
         """Wait for `fn`'s turn and its result."""
         if self._closed:
-            raise EnvironmentError_(f"{self._path} is closed", code="storage_closed")
+            raise EnvironmentError_(f"{self._name} is closed", code="storage_closed")
         answer: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put(_Job(fn, answer))
         return await answer
@@ -113,10 +98,10 @@ class _Lane:
     def _call(self, job: _Job) -> Any:
         return job.fn(self._connection)
 
-    def _ours(self, error: BaseException) -> BaseException:
-        if not isinstance(error, sqlite3.Error):
+    def _ours(self, error: Exception) -> Exception:
+        if not isinstance(error, self._connection.Error):
             return error
-        ours = translate(error, self._path)
+        ours = self._translate(error)
         if ours is None:
             return error
         ours.__cause__ = error
@@ -143,17 +128,17 @@ class WriteLane(_Lane):
         for job in jobs:
             self._work([job])
 
-    def _commit(self, jobs: list[_Job]) -> BaseException | None:
+    def _commit(self, jobs: list[_Job]) -> Exception | None:
         """Run and commit them; the error if none of it was kept."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 self._run_one(job)
                 if not self._connection.in_transaction:
-                    # SQLite gave up the whole transaction, as it does without room.
+                    # The database gave up the whole transaction, as SQLite does without room.
                     return job.error
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except self._connection.Error as error:
             self._undo()
             return self._ours(error)
         return None
@@ -170,14 +155,6 @@ class WriteLane(_Lane):
     def _undo(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-
-    def _end(self) -> None:
-        try:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.Error:
-            # Without room the log stays beside the file; the next owner folds it in.
-            self._undo()
-        super()._end()
 
 
 class ReadLane(_Lane):

@@ -1,9 +1,8 @@
-"""The manager's flows, schedules, task histories and measurements in SQLite: the lesser half of its store.
+"""The manager's flows, schedules, task histories and measurements in a database: half of its store.
 
 It decides nothing about them. `manager_store` has the tasks and runs, and joins both halves into one class.
 """
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +15,8 @@ from propeller.core.run import RunState
 from propeller.core.task import Task
 from propeller.errors import Conflict
 from propeller.ports import Instant
+from propeller.storage.connection import Connection, Row, SqlDatabase
 from propeller.storage.queries import Queries
-from propeller.storage.sqlite import Database
 from propeller.stores import (
     DropFlow,
     FlowRecord,
@@ -40,7 +39,7 @@ _event = msgspec.msgpack.Decoder(TaskEvent).decode
 class HistoryReads:
     """The reading half; see `stores.ManagerStore`."""
 
-    _database: Database
+    _database: SqlDatabase
 
     async def flow(self, flow_id: str) -> FlowRecord | None:
         """See `stores.ManagerStore`."""
@@ -52,7 +51,7 @@ class HistoryReads:
     async def jobs(self, *, offset: int, limit: int) -> tuple[int, list[FlowRecord]]:
         """See `stores.ManagerStore`."""
 
-        def read(connection: sqlite3.Connection) -> tuple[int, list[FlowRecord]]:
+        def read(connection: Connection) -> tuple[int, list[FlowRecord]]:
             total = connection.execute(_FLOWS.count_jobs).fetchone()["total"]
             rows = connection.execute(_FLOWS.list_jobs, {"limit": limit, "offset": offset})
             return total, [_flow_record(row) for row in rows]
@@ -74,7 +73,7 @@ class HistoryReads:
     async def results_of(self, task_id: str, run: int) -> bytes | None:
         """See `stores.ManagerStore`."""
 
-        def read(connection: sqlite3.Connection) -> bytes | None:
+        def read(connection: Connection) -> bytes | None:
             key = {"task_id": task_id, "run": run}
             row = connection.execute(_FLOWS.select_results, key).fetchone()
             return parts(connection, task_id, run) or (row["results"] if row else None)
@@ -93,7 +92,7 @@ class HistoryReads:
         """See `stores.ManagerStore`."""
         wanted = {"task_id": task_id, "offset": offset, "limit": limit}
 
-        def read(connection: sqlite3.Connection) -> tuple[int, list[TaskEvent]]:
+        def read(connection: Connection) -> tuple[int, list[TaskEvent]]:
             total = connection.execute(_HISTORY.count_events, wanted).fetchone()["total"]
             return total, [_event(row["body"]) for row in connection.execute(_HISTORY.list_events, wanted)]
 
@@ -105,7 +104,7 @@ class HistoryReads:
         """See `stores.ManagerStore`."""
         wanted = {"kind": kind, "subject": subject, "offset": offset, "limit": limit}
 
-        def read(connection: sqlite3.Connection) -> tuple[int, list[bytes]]:
+        def read(connection: Connection) -> tuple[int, list[bytes]]:
             total = connection.execute(_HISTORY.count_metrics, wanted).fetchone()["total"]
             return total, [row["body"] for row in connection.execute(_HISTORY.list_metrics, wanted)]
 
@@ -143,13 +142,13 @@ def joined_parts(found: Mapping[str, bytes]) -> bytes | None:
     return b"{" + b",".join(codec.encode(name) + b":" + part for name, part in sorted(found.items())) + b"}"
 
 
-def parts(connection: sqlite3.Connection, task_id: str, run: int) -> bytes | None:
+def parts(connection: Connection, task_id: str, run: int) -> bytes | None:
     """What each proplet answered to that run, joined; None if it is no broadcast or nobody has answered."""
     rows = connection.execute(_HISTORY.list_parts, {"task_id": task_id, "run": run})
     return joined_parts({row["proplet_id"]: row["results"] for row in rows})
 
 
-def add_event(connection: sqlite3.Connection, task_id: str, event: TaskEvent) -> None:
+def add_event(connection: Connection, task_id: str, event: TaskEvent) -> None:
     """Append to a task's history; the oldest lines go."""
     row = {"task_id": task_id, "body": _pack(event)}
     ((number,),) = connection.execute(_HISTORY.insert_event, row).fetchall()
@@ -158,30 +157,30 @@ def add_event(connection: sqlite3.Connection, task_id: str, event: TaskEvent) ->
         connection.execute(_HISTORY.prune_events, upto)
 
 
-def note_run(connection: sqlite3.Connection, change: SaveRun, now: Instant) -> None:
+def note_run(connection: Connection, change: SaveRun, now: Instant) -> None:
     """What follows from a saved run: its flow is to be looked at, and its task has a story."""
     connection.execute(_FLOWS.touch_flow, {"task_id": change.run.task_id})
     add_event(connection, change.run.task_id, run_event(change, now))
 
 
-def add_part(connection: sqlite3.Connection, change: SaveRun) -> None:
+def add_part(connection: Connection, change: SaveRun) -> None:
     """Keep what one proplet answered to a broadcast."""
     run = change.run
     row = {"task_id": run.task_id, "run": run.number, "proplet_id": change.part, "results": change.results}
     connection.execute(_HISTORY.upsert_part, row)
 
 
-def forget_metrics(connection: sqlite3.Connection, kind: MetricKind, subject: str) -> None:
+def forget_metrics(connection: Connection, kind: MetricKind, subject: str) -> None:
     """Drop the measurements of what is gone."""
     connection.execute(_HISTORY.delete_metrics, {"kind": kind, "subject": subject})
 
 
-def list_members(connection: sqlite3.Connection, flow_id: str, *, results: bool) -> list[sqlite3.Row]:
+def list_members(connection: Connection, flow_id: str, *, results: bool) -> list[Row]:
     """The rows of a flow's tasks."""
     return connection.execute(_FLOWS.list_members, {"id": flow_id, "results": int(results)}).fetchall()
 
 
-def _save_flow(change: SaveFlow, _now: Instant, connection: sqlite3.Connection) -> None:
+def _save_flow(change: SaveFlow, _now: Instant, connection: Connection) -> None:
     flow = change.flow
     row = {"id": flow.id, "job": int(flow.job), "created_at": flow.created_at_s, "body": _pack(flow)}
     if not change.new:
@@ -189,29 +188,29 @@ def _save_flow(change: SaveFlow, _now: Instant, connection: sqlite3.Connection) 
         return
     try:
         connection.execute(_FLOWS.insert_flow, row)
-    except sqlite3.IntegrityError as error:
+    except connection.IntegrityError as error:
         raise flow_taken(flow.id) from error
 
 
-def _drop_flow(change: DropFlow, _now: Instant, connection: sqlite3.Connection) -> None:
+def _drop_flow(change: DropFlow, _now: Instant, connection: Connection) -> None:
     connection.execute(_FLOWS.delete_flow, {"id": change.flow_id})
 
 
-def _settle_flow(change: SettleFlow, _now: Instant, connection: sqlite3.Connection) -> None:
+def _settle_flow(change: SettleFlow, _now: Instant, connection: Connection) -> None:
     connection.execute(_FLOWS.settle_flow, {"id": change.flow_id, "touched": change.touched})
 
 
-def _save_metric(change: SaveMetric, _now: Instant, connection: sqlite3.Connection) -> None:
+def _save_metric(change: SaveMetric, _now: Instant, connection: Connection) -> None:
     row = {"kind": change.kind, "subject": change.subject, "body": change.body}
     connection.execute(_HISTORY.insert_metric, row)
     connection.execute(_HISTORY.prune_metrics, {**row, "kept": limits.METRICS_KEPT})
 
 
-def _flow_record(row: sqlite3.Row) -> FlowRecord:
+def _flow_record(row: Row) -> FlowRecord:
     return FlowRecord(flow=_flow(row["body"]), touched=row["touched"], settled=row["settled"])
 
 
-APPLY: Mapping[type, Callable[[Any, Instant, sqlite3.Connection], None]] = {
+APPLY: Mapping[type, Callable[[Any, Instant, Connection], None]] = {
     SaveFlow: _save_flow,
     DropFlow: _drop_flow,
     SettleFlow: _settle_flow,

@@ -1,10 +1,9 @@
-"""The manager's tasks, runs, proplets and launches in SQLite. It decides nothing about them.
+"""The manager's tasks, runs, proplets and launches in a database. It decides nothing about them.
 
 Records are stored as MessagePack of their own frozen types: infinite deadlines survive, and a field that a
 later release adds takes its default when an older row is read.
 """
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,8 +19,8 @@ from propeller.errors import Conflict, NotFound
 from propeller.fl.launch import Launch
 from propeller.ports import Clock, Instant
 from propeller.storage import manager_history as history
+from propeller.storage.connection import Connection, Row, SqlDatabase
 from propeller.storage.queries import Queries
-from propeller.storage.sqlite import Database
 from propeller.stores import (
     DropLaunch,
     DropTask,
@@ -45,10 +44,10 @@ _proplet = msgspec.msgpack.Decoder(Proplet).decode
 _launch = msgspec.msgpack.Decoder(Launch).decode
 
 
-class SqliteManagerStore(history.HistoryReads):
-    """`stores.ManagerStore` over an open `Database` of `ROLE`, which it does not close."""
+class SqlManagerStore(history.HistoryReads):
+    """`stores.ManagerStore` over an open `SqlDatabase` of `ROLE`, which it does not close."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: SqlDatabase, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
@@ -60,7 +59,7 @@ class SqliteManagerStore(history.HistoryReads):
     async def task(self, task_id: str, *, results: bool = False) -> TaskRecord:
         """See `stores.ManagerStore`."""
 
-        def read(connection: sqlite3.Connection) -> TaskRecord:
+        def read(connection: Connection) -> TaskRecord:
             row = connection.execute(_SQL.select_task, {"id": task_id}).fetchone()
             if row is None:
                 raise unknown_task(task_id)
@@ -74,7 +73,7 @@ class SqliteManagerStore(history.HistoryReads):
         """See `stores.ManagerStore`."""
         wanted = {"metadata": _sorted_json(metadata or {}).decode()}
 
-        def read(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
+        def read(connection: Connection) -> tuple[int, list[TaskRecord]]:
             total = connection.execute(_SQL.count_tasks, wanted).fetchone()["total"]
             page = connection.execute(_SQL.list_tasks, {**wanted, "limit": limit, "offset": offset})
             return total, [_record(row, connection, results=True) for row in page]
@@ -84,7 +83,7 @@ class SqliteManagerStore(history.HistoryReads):
     async def members(self, flow_id: str, *, results: bool = False) -> list[TaskRecord]:
         """See `stores.ManagerStore`."""
 
-        def read(connection: sqlite3.Connection) -> list[TaskRecord]:
+        def read(connection: Connection) -> list[TaskRecord]:
             rows = history.list_members(connection, flow_id, results=results)
             return [_record(row, connection, results=results) for row in rows]
 
@@ -93,7 +92,7 @@ class SqliteManagerStore(history.HistoryReads):
     async def parts(self, task_id: str) -> list[TaskRecord]:
         """See `stores.ManagerStore`."""
 
-        def read(connection: sqlite3.Connection) -> list[TaskRecord]:
+        def read(connection: Connection) -> list[TaskRecord]:
             rows = connection.execute(_SQL.list_parts, {"id": task_id})
             return [_record(row, connection, results=False) for row in rows]
 
@@ -102,7 +101,7 @@ class SqliteManagerStore(history.HistoryReads):
     async def live(self, now: Instant) -> list[tuple[Task, Run]]:
         """See `stores.ManagerStore`."""
 
-        def read(connection: sqlite3.Connection) -> list[tuple[Task, Run]]:
+        def read(connection: Connection) -> list[tuple[Task, Run]]:
             return [
                 (
                     _task(row["task"]),
@@ -157,7 +156,7 @@ def rearmed(run: Run, saved: Instant, now: Instant) -> Run:
     )
 
 
-def _record(row: sqlite3.Row, connection: sqlite3.Connection, *, results: bool) -> TaskRecord:
+def _record(row: Row, connection: Connection, *, results: bool) -> TaskRecord:
     task = _task(row["task"])
     found = row["results"] if results else None
     if results and task.broadcast:
@@ -170,12 +169,12 @@ def _record(row: sqlite3.Row, connection: sqlite3.Connection, *, results: bool) 
     )
 
 
-def _apply_all(changes: Sequence[ManagerChange], now: Instant, connection: sqlite3.Connection) -> None:
+def _apply_all(changes: Sequence[ManagerChange], now: Instant, connection: Connection) -> None:
     for change in changes:
         _APPLY[type(change)](change, now, connection)
 
 
-def _save_task(change: SaveTask, now: Instant, connection: sqlite3.Connection) -> None:
+def _save_task(change: SaveTask, now: Instant, connection: Connection) -> None:
     task = change.task
     if task.part_of:
         _save_member(task, connection)
@@ -194,12 +193,12 @@ def _save_task(change: SaveTask, now: Instant, connection: sqlite3.Connection) -
         return
     try:
         connection.execute(_SQL.insert_task, row)
-    except sqlite3.IntegrityError as error:
+    except connection.IntegrityError as error:
         raise id_taken(task.id) from error
     history.add_event(connection, task.id, TaskEvent(at_s=now.wall_s, kind="created", cause="user"))
 
 
-def _save_member(task: Task, connection: sqlite3.Connection) -> None:
+def _save_member(task: Task, connection: Connection) -> None:
     row = {"id": task.id, "created_at": task.created_at_s, "part_of": task.part_of, "body": _pack(task)}
     if connection.execute(_SQL.upsert_member, row).rowcount == 0:
         raise id_taken(task.id)
@@ -215,7 +214,7 @@ def round_taken(round_id: str) -> Conflict:
     return Conflict(f"round {round_id} exists; use a new round_id", code="round_exists")
 
 
-def _drop_task(change: DropTask, _now: Instant, connection: sqlite3.Connection) -> None:
+def _drop_task(change: DropTask, _now: Instant, connection: Connection) -> None:
     whole = {"id": change.task_id}
     for row in connection.execute(_SQL.list_parts, whole).fetchall():
         history.forget_metrics(connection, "task", _task(row["task"]).id)
@@ -224,7 +223,7 @@ def _drop_task(change: DropTask, _now: Instant, connection: sqlite3.Connection) 
     history.forget_metrics(connection, "task", change.task_id)
 
 
-def _save_run(change: SaveRun, now: Instant, connection: sqlite3.Connection) -> None:
+def _save_run(change: SaveRun, now: Instant, connection: Connection) -> None:
     run = change.run
     row = {
         "task_id": run.task_id,
@@ -243,18 +242,18 @@ def _save_run(change: SaveRun, now: Instant, connection: sqlite3.Connection) -> 
     history.note_run(connection, change, now)
 
 
-def _save_proplet(change: SaveProplet, _now: Instant, connection: sqlite3.Connection) -> None:
+def _save_proplet(change: SaveProplet, _now: Instant, connection: Connection) -> None:
     proplet = change.proplet
     row = {"id": proplet.id, "registered": proplet.registered_at_s, "body": _pack(proplet)}
     connection.execute(_SQL.upsert_proplet, row)
 
 
-def _drop_proplet(change: DropProplet, _now: Instant, connection: sqlite3.Connection) -> None:
+def _drop_proplet(change: DropProplet, _now: Instant, connection: Connection) -> None:
     connection.execute(_SQL.delete_proplet, {"id": change.proplet_id})
     history.forget_metrics(connection, "proplet", change.proplet_id)
 
 
-def _save_launch(change: SaveLaunch, _now: Instant, connection: sqlite3.Connection) -> None:
+def _save_launch(change: SaveLaunch, _now: Instant, connection: Connection) -> None:
     launch = change.launch
     row = {"round_id": launch.round_id, "state": str(launch.state), "body": _pack(launch)}
     if not change.new:
@@ -262,15 +261,15 @@ def _save_launch(change: SaveLaunch, _now: Instant, connection: sqlite3.Connecti
         return
     try:
         connection.execute(_SQL.insert_launch, row)
-    except sqlite3.IntegrityError as error:
+    except connection.IntegrityError as error:
         raise round_taken(launch.round_id) from error
 
 
-def _drop_launch(change: DropLaunch, _now: Instant, connection: sqlite3.Connection) -> None:
+def _drop_launch(change: DropLaunch, _now: Instant, connection: Connection) -> None:
     connection.execute(_SQL.delete_launch, {"round_id": change.round_id})
 
 
-_APPLY: Mapping[type, Callable[[Any, Instant, sqlite3.Connection], None]] = {
+_APPLY: Mapping[type, Callable[[Any, Instant, Connection], None]] = {
     SaveTask: _save_task,
     DropTask: _drop_task,
     SaveRun: _save_run,

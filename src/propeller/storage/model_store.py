@@ -5,7 +5,6 @@ transaction. Content is immutable: small content lies in its row, larger content
 and fsynced before the row that names it.
 """
 
-import sqlite3
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,9 +15,9 @@ from propeller import limits
 from propeller.errors import NotFound, StorageBroken
 from propeller.fl.versions import ModelVersion, Proposal, place
 from propeller.ports import BlobFiles, BlobWriter
+from propeller.storage.connection import Connection, Row, SqlDatabase
 from propeller.storage.memory_blobs import MemoryBlobs
 from propeller.storage.queries import Queries
-from propeller.storage.sqlite import Database
 from propeller.wire import codec
 
 ROLE = "registry"
@@ -29,10 +28,10 @@ _Held = tuple[bytes, str | None]
 """Content as its row has it: itself, or the digest of its file."""
 
 
-class SqliteModelStore:
-    """`ports.ModelStore` over an open `Database` of `ROLE` and a blob store of its own; closes neither."""
+class SqlModelStore:
+    """`ports.ModelStore` over an open `SqlDatabase` of `ROLE` and a blob store of its own; closes neither."""
 
-    def __init__(self, database: Database, blobs: BlobFiles) -> None:
+    def __init__(self, database: SqlDatabase, blobs: BlobFiles) -> None:
         self._database = database
         self._blobs = blobs
 
@@ -127,7 +126,7 @@ class SqliteModelStore:
         return await self._database.read(_names)
 
 
-def _place(proposal: Proposal, connection: sqlite3.Connection) -> ModelVersion | int:
+def _place(proposal: Proposal, connection: Connection) -> ModelVersion | int:
     name, parent = proposal.name, proposal.parent
     latest = connection.execute(_SQL.select_latest, {"name": name}).fetchone()["latest"]
     return place(
@@ -144,7 +143,7 @@ def _add(
     created_at_s: float,
     held: dict[str, Any],
     held_state: dict[str, Any],
-    connection: sqlite3.Connection,
+    connection: Connection,
 ) -> tuple[ModelVersion, bool]:
     placed = _place(proposal, connection)
     if isinstance(placed, ModelVersion):
@@ -172,7 +171,7 @@ def _row(version: ModelVersion) -> dict[str, Any]:
     }
 
 
-def _read(row: sqlite3.Row | None) -> ModelVersion | None:
+def _read(row: Row | None) -> ModelVersion | None:
     if row is None:
         return None
     return ModelVersion(
@@ -189,29 +188,29 @@ def _read(row: sqlite3.Row | None) -> ModelVersion | None:
     )
 
 
-def _find(name: str, version: int, connection: sqlite3.Connection) -> ModelVersion | None:
+def _find(name: str, version: int, connection: Connection) -> ModelVersion | None:
     return _read(connection.execute(_SQL.select_version, {"name": name, "version": version}).fetchone())
 
 
-def _of_round(name: str, round_id: str, connection: sqlite3.Connection) -> ModelVersion | None:
+def _of_round(name: str, round_id: str, connection: Connection) -> ModelVersion | None:
     return _read(connection.execute(_SQL.select_of_round, {"name": name, "round_id": round_id}).fetchone())
 
 
-def _content(name: str, version: int, connection: sqlite3.Connection) -> _Held | None:
+def _content(name: str, version: int, connection: Connection) -> _Held | None:
     row = connection.execute(_SQL.select_content, {"name": name, "version": version}).fetchone()
     return None if row is None else (row["content"], row["blob"])
 
 
-def _state(name: str, version: int, connection: sqlite3.Connection) -> _Held | None:
+def _state(name: str, version: int, connection: Connection) -> _Held | None:
     row = connection.execute(_SQL.select_state, {"name": name, "version": version}).fetchone()
     return None if row is None else (row["content"], row["blob"])
 
 
-def _versions(name: str, connection: sqlite3.Connection) -> tuple[int, ...]:
+def _versions(name: str, connection: Connection) -> tuple[int, ...]:
     return tuple(row["version"] for row in connection.execute(_SQL.list_versions, {"name": name}))
 
 
-def _names(connection: sqlite3.Connection) -> tuple[str, ...]:
+def _names(connection: Connection) -> tuple[str, ...]:
     return tuple(row["name"] for row in connection.execute(_SQL.list_names))
 
 

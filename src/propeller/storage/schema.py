@@ -12,6 +12,7 @@ from pathlib import Path
 
 import propeller
 from propeller.errors import Bug, StorageBroken
+from propeller.storage.connection import Connection
 from propeller.storage.queries import Queries
 
 APPLICATION_ID = 0x50726F70
@@ -61,9 +62,7 @@ def check_sound(connection: sqlite3.Connection, path: Path) -> None:
             raise _broken(path, "; ".join(str(line).replace("\n", " ") for line in found))
 
 
-def bring_up_to_date(
-    connection: sqlite3.Connection, path: Path, owner: Owner, migrations: Traversable
-) -> None:
+def bring_up_to_date(connection: Connection, path: Path | str, owner: Owner, migrations: Traversable) -> None:
     """Check the owner and run the migrations that the file has not seen, all in one transaction."""
     steps = _read(migrations)
     connection.execute("BEGIN IMMEDIATE")
@@ -91,7 +90,7 @@ def _facts(owner: Owner, *, schema: int) -> dict[str, str]:
     }
 
 
-def _read_meta(connection: sqlite3.Connection, path: Path) -> dict[str, str]:
+def _read_meta(connection: Connection, path: Path | str) -> dict[str, str]:
     """What the file says of itself; nothing for a new file, for which the table is made."""
     tables, metas = connection.execute(_META.count_tables).fetchone()
     if tables and not metas:
@@ -105,7 +104,7 @@ def _read_meta(connection: sqlite3.Connection, path: Path) -> dict[str, str]:
     return meta
 
 
-def _check_owner(meta: dict[str, str], path: Path, owner: Owner, *, newest: int) -> None:
+def _check_owner(meta: dict[str, str], path: Path | str, owner: Owner, *, newest: int) -> None:
     if not meta:
         return
     if meta["role"] != owner.role:
@@ -138,7 +137,7 @@ def _read(migrations: Traversable) -> list[str]:
     return [item.read_text(encoding="utf-8") for _, item in found]
 
 
-def _run(connection: sqlite3.Connection, sql: str) -> None:
+def _run(connection: Connection, sql: str) -> None:
     """Each statement of a script by itself: `executescript` would end the transaction."""
     statement = ""
     for line in sql.splitlines(keepends=True):
@@ -150,5 +149,5 @@ def _run(connection: sqlite3.Connection, sql: str) -> None:
         connection.execute(statement)
 
 
-def _broken(path: Path, why: str) -> StorageBroken:
+def _broken(path: Path | str, why: str) -> StorageBroken:
     return StorageBroken(f"{path} cannot be used: {why}; restore it from a backup or move it away")

@@ -6,16 +6,20 @@ the data after any crash. This module must not know what is stored.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Self, TypeVar
 
+from propeller.errors import Bug
 from propeller.storage import lanes, schema
+from propeller.storage.connection import Connection
 from propeller.storage.file_lock import FileLock
 from propeller.storage.queries import sql_folder
-from propeller.storage.sqlite_errors import translated
+from propeller.storage.sqlite_errors import translate, translated
 
 T = TypeVar("T")
 
@@ -27,6 +31,35 @@ _PRAGMAS = (
     "PRAGMA temp_store = MEMORY",
     "PRAGMA journal_size_limit = 67108864",
 )
+
+
+class GroupConnection(sqlite3.Connection):
+    """A connection whose transactions are the lanes' business: ending one would break a group."""
+
+    writes = False
+
+    def close(self) -> None:
+        """End the connection; the one that writes folds the log into the file first."""
+        if self.writes:
+            # Without room the log stays beside the file; the next owner folds it in.
+            with contextlib.suppress(sqlite3.Error):
+                self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        super().close()
+
+    def commit(self) -> None:
+        """Refused: the group commits."""
+        raise Bug("a function of the database must not commit: return, and the group commits")
+
+    def rollback(self) -> None:
+        """Refused: raising undoes the function's own work."""
+        raise Bug("a function of the database must not roll back: raise, and its own work is undone")
+
+    def executescript(self, _script: str, /) -> sqlite3.Cursor:
+        """Refused, because it commits first."""
+        raise Bug("a function of the database must not run scripts: they commit")
+
+    def __enter__(self) -> Self:
+        raise Bug("a function of the database must not use the connection as a context: that commits")
 
 
 class Database:
@@ -55,9 +88,11 @@ class Database:
             lock.release()
             raise
         loop = asyncio.get_running_loop()
-        return cls(path, lock, lanes.WriteLane(connection, path, loop), lanes.ReadLane(reading, path, loop))
+        ours = partial(translate, path=path)
+        writer = lanes.WriteLane(connection, path.name, loop, ours)
+        return cls(path, lock, writer, lanes.ReadLane(reading, path.name, loop, ours))
 
-    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` in a transaction and return its result once that is on disk.
 
         `fn` runs in another thread, possibly twice: it may touch nothing but the connection and must not
@@ -66,7 +101,7 @@ class Database:
         """
         return await self._writer.submit(fn)
 
-    async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` over one consistent state, which holds every write that has returned."""
         return await self._reader.submit(fn)
 
@@ -115,12 +150,13 @@ def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
             check_same_thread=False,
             cached_statements=256,
             timeout=5.0,
-            factory=lanes.GroupConnection,
+            factory=GroupConnection,
         )
         try:
             connection.row_factory = sqlite3.Row
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
+            connection.writes = not readonly
             if readonly:
                 connection.execute("PRAGMA query_only = ON")
         except BaseException:

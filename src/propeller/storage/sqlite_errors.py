@@ -23,7 +23,7 @@ _ENVIRONMENT = {
 }
 
 
-def translate(error: sqlite3.Error, path: Path) -> PropellerError | None:
+def translate(error: Exception, path: Path) -> PropellerError | None:
     """Our error for a fault of the file or the machine; None for one of the statement."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if isinstance(code, int) else None

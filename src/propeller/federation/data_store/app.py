@@ -12,8 +12,8 @@ from propeller.http.server import create_app
 from propeller.ports import DatasetStore
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.dataset_store import ROLE as STORAGE_ROLE
-from propeller.storage.dataset_store import SqliteDatasetStore
-from propeller.storage.sqlite import Database
+from propeller.storage.dataset_store import SqlDatasetStore
+from propeller.storage.opening import open_database
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 
@@ -51,19 +51,20 @@ async def opened(
     offload: Offload,
     synthetic_for: Sequence[str] = (),
     credentials: Credentials | None = None,
+    database_url: str = "",
     metrics: RoleMetrics | None = None,
 ) -> AsyncIterator[Litestar]:
     """The application over `data-store.db` and `data-store-blobs` in `data_dir`, its alone meanwhile.
 
     `base` is the topic prefix B that the data belong to. Proplets in `synthetic_for` that have no data set
-    get the synthetic one. Raises what `Database.open` raises, and `BadInput` for an id that is none.
+    get the synthetic one. Raises what `open_database` raises, and `BadInput` for an id that is none.
     `offload` stays the caller's to close.
     """
-    database = await Database.open(data_dir / "data-store.db", role=STORAGE_ROLE, base=base)
+    database = await open_database(database_url, data_dir / "data-store.db", role=STORAGE_ROLE, base=base)
     try:
         blobs = FileBlobs(data_dir / "data-store-blobs")
         await blobs.clear_unfinished()
-        store = SqliteDatasetStore(database, blobs)
+        store = SqlDatasetStore(database, blobs)
         await store.sweep(await blobs.digests())
         made = await seed(store, synthetic_for)
         if made:

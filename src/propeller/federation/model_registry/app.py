@@ -15,8 +15,8 @@ from propeller.http.server import create_app
 from propeller.ports import Clock, ModelStore
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.model_store import ROLE as STORAGE_ROLE
-from propeller.storage.model_store import SqliteModelStore
-from propeller.storage.sqlite import Database
+from propeller.storage.model_store import SqlModelStore
+from propeller.storage.opening import open_database
 from propeller.telemetry.metrics import RoleMetrics
 
 ROLE = "model-registry"
@@ -51,18 +51,19 @@ async def opened(
     clock: Clock,
     offload: Offload,
     seed_initial: bool = True,
+    database_url: str = "",
     metrics: RoleMetrics | None = None,
 ) -> AsyncIterator[Litestar]:
     """The application over `registry.db` and `registry-blobs` in `data_dir`, which are its alone meanwhile.
 
     `base` is the topic prefix B that the data belong to. `seed_initial` gives a new registry its version 0.
-    Raises what `Database.open` raises. `offload` stays the caller's to close.
+    Raises what `open_database` raises. `offload` stays the caller's to close.
     """
-    database = await Database.open(data_dir / "registry.db", role=STORAGE_ROLE, base=base)
+    database = await open_database(database_url, data_dir / "registry.db", role=STORAGE_ROLE, base=base)
     try:
         blobs = FileBlobs(data_dir / "registry-blobs")
         await blobs.clear_unfinished()
-        store = SqliteModelStore(database, blobs)
+        store = SqlModelStore(database, blobs)
         if seed_initial:
             await seed(store, clock)
         yield build(store=store, clock=clock, offload=offload, metrics=metrics)

@@ -9,7 +9,7 @@ VALUES (
 -- name: upsert_member
 -- A member of a broadcast, new or again; changes nothing if the id is another task's.
 INSERT INTO tasks (id, created_at, metadata, part_of, body) VALUES (:id, :created_at, '{}', :part_of, :body)
-ON CONFLICT (id) DO UPDATE SET body = excluded.body WHERE part_of = excluded.part_of;
+ON CONFLICT (id) DO UPDATE SET body = excluded.body WHERE tasks.part_of = excluded.part_of;
 
 -- name: list_parts
 -- The members of a broadcast, each with its latest run.
@@ -45,8 +45,8 @@ ON CONFLICT (task_id, number) DO UPDATE SET
     saved_mono = excluded.saved_mono,
     saved_wall = excluded.saved_wall,
     body = excluded.body,
-    task = CASE WHEN excluded.live = 1 THEN task END,
-    results = coalesce(excluded.results, results);
+    task = CASE WHEN excluded.live = 1 THEN runs.task END,
+    results = coalesce(excluded.results, runs.results);
 
 -- name: mark_latest_run
 UPDATE tasks SET latest_run = :number WHERE id = :task_id AND latest_run < :number;
