@@ -484,9 +484,11 @@ static void run_module(run_t *run, void (*begun)(void *to), void *to) {
 }
 
 static bool set_up(const wamr_job_t *job) {
-    RuntimeInitArgs args = {.mem_alloc_type = Alloc_With_Pool, .max_thread_num = 1};
-    args.mem_alloc_option.pool.heap_buf = job->pool;
-    args.mem_alloc_option.pool.heap_size = (uint32_t)job->pool_length;
+    /* Not a pool of the runtime's own: it clears all of one for every guest. */
+    RuntimeInitArgs args = {.mem_alloc_type = Alloc_With_Allocator, .max_thread_num = 1};
+    args.mem_alloc_option.allocator.malloc_func = (void *)job->alloc;
+    args.mem_alloc_option.allocator.realloc_func = (void *)job->realloc;
+    args.mem_alloc_option.allocator.free_func = (void *)job->free;
     if (!wasm_runtime_full_init(&args)) {
         return false;
     }
@@ -498,7 +500,6 @@ static bool set_up(const wamr_job_t *job) {
 
 void wamr_run(const wamr_job_t *job, guest_t *guest, wamr_ended_t *ended, void (*begun)(void *to), void *to) {
     run_t run = {.job = job, .guest = guest, .ended = ended};
-    mem_alloc_info_t used = {0};
     memset(ended, 0, sizeof *ended);
     if (!now.has_lock) {
         os_mutex_init(&now.lock);
@@ -515,10 +516,8 @@ void wamr_run(const wamr_job_t *job, guest_t *guest, wamr_ended_t *ended, void (
     if (set_up(job)) {
         wasm_runtime_set_enlarge_mem_error_callback(growth_refused, &run);
         run_module(&run, begun, to);
-        wasm_runtime_get_mem_alloc_info(&used);
-        ended->pool_bytes = used.highmark_size;
     } else {
-        fail(&run, RAN_MEMORY, "the pool is too small for the runtime", "");
+        fail(&run, RAN_MEMORY, "there is no memory for the runtime", "");
     }
     wasm_runtime_destroy();
 }

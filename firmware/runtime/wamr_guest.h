@@ -12,8 +12,10 @@ typedef struct {
     size_t module_length;
     const char *name;      /* the task's: an exported function of that name is entered */
     span_t inputs;         /* raw JSON array of strings, or empty */
-    void *pool;            /* everything the runtime needs comes from here */
-    size_t pool_length;
+    /* Everything the runtime needs comes from here; the first two give NULL if there is no more. */
+    void *(*alloc)(unsigned int size);
+    void *(*realloc)(void *block, unsigned int size);
+    void (*free)(void *block);
     size_t memory_most; /* linear memory, bytes */
     size_t stack;       /* of the interpreter, bytes */
 } wamr_job_t;
@@ -24,7 +26,6 @@ typedef struct {
     char value[32]; /* the entry's first result as text; empty if there is none */
     bool has_value;
     size_t memory_bytes; /* linear memory at the end */
-    size_t pool_bytes;   /* the most of the pool that was in use */
 } wamr_ended_t;
 
 void wamr_run(const wamr_job_t *job, guest_t *guest, wamr_ended_t *ended, void (*begun)(void *to), void *to);

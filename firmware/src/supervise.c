@@ -4,12 +4,28 @@
 #include <string.h>
 
 #include <zephyr/logging/log.h>
+#include <zephyr/sys/sys_heap.h>
 
 #include "wamr_guest.h"
 
 LOG_MODULE_REGISTER(supervise, LOG_LEVEL_INF);
 
 enum { LOOK_MS = 20, STOP_AGAIN_MS = 50 };
+
+/* The guest's pool, made anew for every guest; only its thread takes from it. */
+static struct sys_heap pool;
+
+static void *pool_alloc(unsigned int size) { return sys_heap_alloc(&pool, size); }
+static void *pool_realloc(void *block, unsigned int size) { return sys_heap_realloc(&pool, block, size); }
+static void pool_free(void *block) { sys_heap_free(&pool, block); }
+
+static size_t pool_most(void)
+{
+    struct sys_memory_stats stats = {0};
+
+    sys_heap_runtime_stats_get(&pool, &stats);
+    return stats.max_allocated_bytes;
+}
 
 K_THREAD_STACK_DEFINE(guest_stack, CONFIG_PROPELLER_GUEST_THREAD_STACK_BYTES);
 static struct k_thread guest_thread;
@@ -71,11 +87,13 @@ static void set_up(run_t *run, job_t *job, char *name, size_t name_size)
         .module_length = job->module_length,
         .name = name,
         .inputs = job->start.inputs,
-        .pool = guest_pool(),
-        .pool_length = CONFIG_PROPELLER_GUEST_POOL_BYTES,
+        .alloc = pool_alloc,
+        .realloc = pool_realloc,
+        .free = pool_free,
         .memory_most = (size_t)least(job->start.memory_bytes, CONFIG_PROPELLER_GUEST_POOL_BYTES),
         .stack = CONFIG_PROPELLER_GUEST_STACK_BYTES,
     };
+    sys_heap_init(&pool, guest_pool(), CONFIG_PROPELLER_GUEST_POOL_BYTES);
     k_sem_init(&run->done, 0, 1);
 }
 
@@ -131,6 +149,6 @@ void job_supervise(job_t *job)
     job->usage.wall_ms = run.begun_ms > 0 ? (uint64_t)(now_ms() - run.begun_ms) : 0;
     job->deadline_ms = run.begun_ms + (int64_t)least(job->start.wall_ms, 1000ull * CONFIG_PROPELLER_GUEST_WALL_S);
     judge(&run, passed);
-    LOG_INF("guest of %s: pool %zu of %d bytes, memory %zu", job->key.task, run.ended.pool_bytes, CONFIG_PROPELLER_GUEST_POOL_BYTES,
+    LOG_INF("guest of %s: pool %zu of %d bytes, memory %zu", job->key.task, pool_most(), CONFIG_PROPELLER_GUEST_POOL_BYTES,
             run.ended.memory_bytes);
 }

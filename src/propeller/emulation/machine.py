@@ -42,7 +42,8 @@ class Machine:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
-                start_new_session=True,
+                # Ctrl-C is for us alone. Not a session each: that would be a scheduling group each.
+                preexec_fn=os.setpgrp,
                 env={**os.environ, "MALLOC_ARENA_MAX": "1"},
             )
 

@@ -88,7 +88,7 @@ class Stage:
 
 async def run_once(stage: Stage, wishes: Wishes) -> Outcome:
     """One run, from services to their end."""
-    started_s = monotonic()
+    started_s, resent_before = monotonic(), tcp_resent()
     data = DataDir(stage.directory / "system")
     shutil.rmtree(data.root, ignore_errors=True)
     broker = "mosquitto" if shutil.which("mosquitto") else "embedded"
@@ -118,7 +118,7 @@ async def run_once(stage: Stage, wishes: Wishes) -> Outcome:
         ready = len(await alive(client) & set(ids))
         stage.show.print(f"{ready} of {wishes.devices} devices ready after {connect_s:.1f} s")
         seen = await rounds.run()
-        return await _outcome(stage, wishes, fleet, rounds, seen, ready, connect_s, started_s)
+        return await _outcome(stage, wishes, fleet, rounds, seen, ready, connect_s, started_s, resent_before)
 
 
 @contextlib.asynccontextmanager
@@ -210,6 +210,7 @@ async def _outcome(
     ready: int,
     connect_s: float,
     started_s: float,
+    resent_before: int,
 ) -> Outcome:
     said = await counters(fleet)
     memory = fleet.pss_bytes() or [0]
@@ -241,7 +242,7 @@ async def _outcome(
         received_bytes=total.received,
         tcp_dropped=total.tcp_dropped,
         tcp_resent=total.tcp_resent,
-        host_tcp_resent=tcp_resent() if not isinstance(stage.network, UserNetwork) else 0,
+        host_tcp_resent=tcp_resent() - resent_before if stage.network.name == "bridge" else 0,
         energy_j=energy.joules(cpu_s, wall_s),
         energy_model=energy.MODEL,
         network=stage.network.name,
