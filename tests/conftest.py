@@ -4,9 +4,14 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 _REQUIRED = bool(os.environ.get("CI") or os.environ.get("PROPELLER_REQUIRE_DEBIAN"))
 _MISSING = "missing Debian package"
+
+# How fast a machine is, is never a reason to fail.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(tryfirst=True)

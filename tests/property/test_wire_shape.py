@@ -91,7 +91,7 @@ def test_cbor_keeps_to_the_same_bounds() -> None:
     assert cbor.decode(dict, cbor2.dumps({"a": [{"b": 1}]}), what="it") == {"a": [{"b": 1}]}
 
 
-@given(st.binary(max_size=60), st.booleans())
+@given(data=st.binary(max_size=60), strict=st.booleans())
 def test_any_bytes_are_read_or_refused(data: bytes, *, strict: bool) -> None:
     """Nothing but `DecodeError` comes out (A5)."""
     with suppress(DecodeError):
