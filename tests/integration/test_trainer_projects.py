@@ -27,7 +27,7 @@ CARELESS = """(module (import "wasi_snapshot_preview1" "fd_write"
   (memory (export "memory") 1)
   (data (i32.const 64) "{\\"num_samples\\":1,\\"update\\":{\\"w\\":[1,2,3],\\"b\\":1}}")
   (func (export "_start")
-    (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 48))
+    (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 46))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
 
 
