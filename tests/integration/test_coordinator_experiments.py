@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from coordinator_world import run, update
+from coordinator_world import SECRET, run, update
 
 from propeller import limits
+from propeller.fl.token import make_token
 
 STARTED = "m/d/c/c/fl/rounds/start"
 
@@ -188,6 +189,26 @@ def test_rounds_and_participants_are_told_in_numbers():
         record = (await world.ask("GET", "/rounds/exp-1"))[1]
         assert record["trainer_hashes"] == ["a" * 64]
         assert len(record["base_hash"]) == len(record["config_hash"]) == 64
+
+    run(scenario)
+
+
+def test_the_last_rounds_update_replayed_counts_nowhere():
+    """As it was: a repetition. Under the next round's id: another base, or another round's token (F6)."""
+
+    async def scenario(world):
+        await experiment(world)
+        await step(world, "exp-1", 0)
+        old = update("p1", round_id="exp-1")
+        assert await world.ask("POST", "/update", old) == (200, {"status": "accepted", "duplicate": True})
+        status, answer = await world.ask("POST", "/update", {**old, "round_id": "exp-2"})
+        assert (status, answer["code"]) == (400, "wrong_base")
+        hidden = {**old, "round_id": "exp-2", "base_model_uri": "", "metrics": None}
+        token = make_token(SECRET, "exp-1", "p1")
+        status, answer = await world.ask("POST", "/update", {**hidden, "update_token": token})
+        assert (status, answer["code"]) == (403, "bad_token")
+        found = (await world.ask("GET", "/rounds/exp-2"))[1]
+        assert (found["num_updates"], found["refused"]) == (0, {"wrong_base": 1, "bad_token": 1})
 
     run(scenario)
 

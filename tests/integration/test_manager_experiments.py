@@ -231,3 +231,35 @@ def test_a_handle_has_no_place_of_its_own(wrong):
         assert (await api.ask("POST", "/tasks", {**HANDLE, **wrong}))[0] == 400
 
     in_world(story, proplets=1)
+
+
+def test_a_device_that_sleeps_across_rounds_delivers_when_it_wakes():
+    """The others go on without it; its old update counts in the round that is open then (N8)."""
+
+    async def story(api: Api):
+        names = ["proplet-1", "proplet-2", "proplet-3"]
+        await with_data(api, *names)
+        body = {
+            **EXPERIMENT,
+            "participants": names,
+            "rounds": 8,
+            "k_of_n": 2,
+            "strategy": {"name": "fedbuff"},
+            "late": {"staleness_max": 8},
+        }
+        await api.good("POST", "/fl/experiments", body)
+        api.world.crash("proplet-3", down_s=12.0)
+        found = await over(api)
+        assert (found["state"], found["model_version"]) == ("completed", 8), found
+        rows = (await api.good("GET", "/fl/experiments/exp/participants"))["participants"]
+        assert {row["participant"] for row in rows if row["sent"]} == set(names)
+        late = []
+        for one in found["history"]:
+            detail = await api.good("GET", f"/fl/rounds/{one['round_id']}")
+            late += [update for update in detail["updates"] if update["staleness"]]
+        assert any(update["participant"] == "proplet-3" for update in late)
+        await asyncio.sleep(120)
+        tasks = (await api.good("GET", "/tasks?limit=100"))["tasks"]
+        assert {task["state"] for task in tasks} <= {3, 6}, tasks
+
+    in_world(story)

@@ -2,7 +2,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from propeller.fl.model_ref import ModelRef
-from propeller.fl.round import TERMINAL, Round, RoundSpec, RoundState
+from propeller.fl.round import TERMINAL, Round, RoundState
 from propeller.fl.round_events import (
     Accept,
     Accepted,
@@ -16,6 +16,7 @@ from propeller.fl.round_events import (
     Submitted,
     Tick,
 )
+from propeller.fl.round_spec import RoundSpec
 
 WHO = ("p1", "p2", "p3", "p4")
 BASE = ModelRef(version=0)

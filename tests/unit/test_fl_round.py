@@ -3,7 +3,7 @@ import pytest
 from propeller import limits
 from propeller.errors import BadInput, Bug
 from propeller.fl.model_ref import ModelRef
-from propeller.fl.round import MOVES, Round, RoundSpec, RoundState, quorum
+from propeller.fl.round import MOVES, Round, RoundState
 from propeller.fl.round_events import (
     Accept,
     Accepted,
@@ -20,6 +20,7 @@ from propeller.fl.round_events import (
     Tick,
     Welcome,
 )
+from propeller.fl.round_spec import RoundSpec, quorum
 
 BASE = ModelRef(version=0)
 

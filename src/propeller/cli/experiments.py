@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from propeller.cli.session import Limit, Offset, json_option, read_bytes, session
+from propeller.cli.session import Limit, Offset, commas, json_option, read_bytes, session
 from propeller.errors import BadInput, NotFound, PeerRefused, Unsupported
 
 if TYPE_CHECKING:
@@ -61,10 +61,17 @@ def run(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="TOML with the fields of POST /fl/experiments.")],
     follow: Annotated[bool, typer.Option("--watch", help="Print each round; exit 1 if it failed.")] = False,
+    who: Annotated[
+        str | None, typer.Option("--participants", help="Proplet ids, comma list, instead of the file's.")
+    ] = None,
     timeout_s: Timeout = 86_400.0,
 ) -> None:
     """Begin the experiment that a TOML file describes."""
+    import msgspec
+
     body = experiment_in(read_bytes(file), str(file))
+    if who is not None:
+        body = msgspec.structs.replace(body, participants=commas(who))
     with session(ctx).client() as client:
         made = client.fl.configure(body)
         if not follow:

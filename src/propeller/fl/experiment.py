@@ -16,9 +16,10 @@ from enum import StrEnum
 from typing import Final
 
 from propeller.errors import Bug
+from propeller.fl.buffer import Buffer, Origin
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.plan import EVALUATION, ExperimentSpec
-from propeller.fl.round import RoundSpec
+from propeller.fl.round_spec import RoundSpec
 
 
 class ExperimentState(StrEnum):
@@ -60,6 +61,10 @@ class RoundDone:
     base: ModelRef
     base_hash: str
     metrics: Mapping[str, float] = field(default_factory=dict)
+    counted: tuple[str, ...] = ()
+    """Whose updates counted in it."""
+    lost: tuple[str, ...] = ()
+    """Whose tasks ended without one."""
     elapsed_s: float = 0.0
     """Since the experiment began."""
 
@@ -71,6 +76,8 @@ class RoundLost:
     number: int
     reason: str
     final: bool = False
+    counted: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     elapsed_s: float = 0.0
 
 
@@ -140,6 +147,8 @@ class Experiment:
     best_version: int | None = None
     waiting: int = 0
     """Measurements since then."""
+    buffer: Buffer | None = None
+    """Where updates may come late: who trains from what."""
 
     @property
     def over(self) -> bool:
@@ -194,8 +203,13 @@ class Experiment:
         running = self.to(_R)
         return _next(running) if self.phase is Phase.BETWEEN else (running, [])
 
+    def _closed(self, event: RoundDone | RoundLost, *, completed: bool) -> "Experiment":
+        if self.buffer is None:
+            return self
+        return replace(self, buffer=self.buffer.closed(event.counted, event.lost, completed=completed))
+
     def _after_failure(self, event: RoundLost) -> Step:
-        failed = replace(self, failures=self.failures + 1)
+        failed = replace(self._closed(event, completed=False), failures=self.failures + 1)
         if event.final or failed.failures > self.spec.failures_max:
             return failed.to(ExperimentState.FAILED, event.reason), []
         if self.number == self.spec.rounds and self.model == self.spec.model:
@@ -203,7 +217,8 @@ class Experiment:
         return _go_on(failed, event.elapsed_s)
 
     def _after_round(self, event: RoundDone) -> Step:
-        advanced = replace(self, model=event.base, model_hash=event.base_hash, failures=0)
+        closed = self._closed(event, completed=True)
+        advanced = replace(closed, model=event.base, model_hash=event.base_hash, failures=0)
         if self.spec.evaluates(self.number):
             opened = self.spec.evaluation_spec(self.number, event.base, event.base_hash)
             return replace(advanced, phase=Phase.EVALUATING), [OpenRound(spec=opened)]
@@ -246,7 +261,26 @@ def _go_on(experiment: Experiment, elapsed_s: float) -> Step:
     return (between, []) if experiment.state is _P else _next(between)
 
 
+def begun(spec: ExperimentSpec, base_hash: str) -> tuple[Experiment, RoundSpec]:
+    """A new experiment and its first round."""
+    late = spec.staleness_max
+    buffer = None if late is None else Buffer(staleness_max=late)
+    return _opened(Experiment(spec=spec, model=spec.model, model_hash=base_hash, buffer=buffer))
+
+
 def _next(experiment: Experiment) -> Step:
     following = replace(experiment, number=experiment.number + 1, phase=Phase.TRAINING)
-    opened = experiment.spec.round_spec(following.number, experiment.model, experiment.model_hash)
-    return following, [OpenRound(spec=opened)]
+    opened, round_ = _opened(following)
+    return opened, [OpenRound(spec=round_)]
+
+
+def _opened(experiment: Experiment) -> tuple[Experiment, RoundSpec]:
+    """The experiment with its present round, which asks nobody who is still at work."""
+    round_ = experiment.spec.round_spec(experiment.number, experiment.model, experiment.model_hash)
+    buffer = experiment.buffer
+    if buffer is None:
+        return experiment, round_
+    origin = Origin(round_id=round_.round_id, base=round_.base, base_hash=round_.base_hash, made=buffer.made)
+    after, asked, carried = buffer.opened(round_.participants, origin)
+    round_ = replace(round_, participants=tuple(asked), carried=carried, made=buffer.made)
+    return replace(experiment, buffer=after), round_

@@ -12,7 +12,7 @@ from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput
 from propeller.fl.model_ref import ModelRef
-from propeller.fl.round import Mode, RoundSpec, quorum
+from propeller.fl.round_spec import Mode, RoundSpec, quorum
 from propeller.fl.selection import Selection, check_selection
 
 Part = Literal["", "train", "test"]
@@ -95,6 +95,8 @@ class ExperimentSpec:
     """How trainers write what they learned; empty: as they like."""
     data_part: Part = ""
     """Which part of their data participants train on; empty: all of it."""
+    staleness_max: int | None = None
+    """How many versions a late update may be behind; None: late updates are dropped."""
 
     def round_id(self, number: int) -> str:
         """The id of round `number`, counted from 1."""
@@ -117,6 +119,7 @@ class ExperimentSpec:
             experiment_id=self.experiment_id,
             series=self.series,
             number=number,
+            late=self.staleness_max is not None,
             participants=() if drawn else self.participants,
             k=self.k,
             min_updates=self.min_updates,
@@ -176,6 +179,7 @@ def plan(
     failures_max: int | None = None,
     update_format: str = "",
     data_part: Part = "",
+    staleness_max: int | None = None,
 ) -> ExperimentSpec:
     """The checked spec of a request. An empty `round_id` is generated if there are several rounds.
 
@@ -219,6 +223,7 @@ def plan(
         failures_max=failures,
         update_format=update_format,
         data_part=data_part or ("train" if evaluation else ""),
+        staleness_max=_staleness(staleness_max, selection, manual=manual),
     )
 
 
@@ -275,6 +280,19 @@ def _evaluation(evaluation: Evaluation | None) -> Evaluation | None:
         _bounded(evaluation.every, 1, limits.ROUNDS_MAX, "evaluation.every")
         _timeout(evaluation.timeout_s)
     return evaluation
+
+
+def _staleness(most: int | None, selection: Selection | None, *, manual: bool) -> int | None:
+    if most is None or manual:
+        return None
+    _bounded(most, 1, limits.STALENESS_MAX, "late.staleness_max")
+    if selection is not None:
+        raise BadInput(
+            "late updates count only where `participants` are named: with a selector nobody knows who is "
+            "still at work; leave one of them out",
+            code="bad_late",
+        )
+    return most
 
 
 def _stopping(stopping: Stopping) -> Stopping:

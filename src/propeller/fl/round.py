@@ -16,13 +16,12 @@ Each participant counts once: the same content again is `Repeat`, other content 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
 
 from propeller import limits
-from propeller.errors import BadInput, Bug, CallerError, Conflict, Denied
-from propeller.fl.model_ref import ModelRef
+from propeller.errors import Bug, CallerError, Conflict, Denied
 from propeller.fl.round_events import (
     Accept,
     Accepted,
@@ -44,9 +43,8 @@ from propeller.fl.round_events import (
     Tick,
     Welcome,
 )
+from propeller.fl.round_spec import RoundSpec, quorum
 from propeller.fl.update import mean_metrics
-
-Mode = Literal["train", "evaluate"]
 
 
 class RoundState(StrEnum):
@@ -80,42 +78,6 @@ EVALUATION_MOVES: Final[Mapping[RoundState, frozenset[RoundState]]] = {
 """The same of one that evaluates."""
 
 TERMINAL: Final = frozenset(state for state, after in MOVES.items() if not after)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundSpec:
-    """What a round was asked to be."""
-
-    round_id: str
-    experiment_id: str
-    series: str
-    """The id of the first round of the experiment: what its rounds have in common for certain."""
-    number: int
-    """1 for the first round of the experiment."""
-    participants: tuple[str, ...]
-    k: int
-    """How many updates close the set."""
-    min_updates: int
-    """How many are enough at the timeout."""
-    timeout_s: float
-    base: ModelRef
-    base_hash: str
-    """Content hash of the base model."""
-    manual: bool = False
-    """True if a task started by hand opened it: others may still join."""
-    mode: Mode = "train"
-    drawn: bool = False
-    """True if the manager draws the participants; `k` and, if it is 0, `min_updates` then follow."""
-
-
-def quorum(k_of_n: int, participants: int) -> int:
-    """How many updates close the set: `k_of_n`, or all for 0. Raises `BadInput` `bad_k_of_n` beyond n."""
-    if 0 <= k_of_n <= participants:
-        return k_of_n or participants
-    raise BadInput(
-        f"k_of_n is {k_of_n}, with {participants} participants; give 1 to {participants}, or 0 for all",
-        code="bad_k_of_n",
-    )
 
 
 class Round:
@@ -165,6 +127,15 @@ class Round:
         return self.state in TERMINAL
 
     @property
+    def collecting(self) -> bool:
+        """Whether updates are taken."""
+        return self.state in {RoundState.REGISTERED, RoundState.COLLECTING}
+
+    def too_late(self, participant: str) -> bool:
+        """Whether an update of this participant can only count in a later round."""
+        return self.spec.late and not self.collecting and participant not in self.accepted
+
+    @property
     def samples(self) -> int:
         """Samples behind all accepted updates."""
         return sum(update.samples for update in self.accepted.values())
@@ -172,7 +143,7 @@ class Round:
     @property
     def due_mono_s(self) -> float | None:
         """When the shell must say `Tick`; None if only another event can move the round."""
-        if self.state in {RoundState.REGISTERED, RoundState.COLLECTING}:
+        if self.collecting:
             return self._ends_mono_s
         return self._retry_mono_s if self.state is RoundState.AGGREGATING else None
 
@@ -263,14 +234,14 @@ class Round:
 
     def _objection(self, participant: str, *, repeated: bool) -> CallerError | None:
         where = f"round {self.spec.round_id!r}"
-        if participant not in self.participants:
+        if participant not in self.participants and participant not in self.spec.carried:
             return Denied(f"{participant!r} is not a participant of {where}", code="not_a_participant")
         if repeated:
             return Conflict(
                 f"{participant!r} already sent another update for {where}; the first one counts",
                 code="already_submitted",
             )
-        if self.state in {RoundState.REGISTERED, RoundState.COLLECTING}:
+        if self.collecting:
             return None
         return Conflict(f"{where} is {self.state}; it takes no more updates", code="round_closed")
 
@@ -313,10 +284,12 @@ class Round:
         return self._fail("too_few_participants", now_mono_s) if least > k else []
 
     def _lost(self, reasons: Mapping[str, str], now_mono_s: float) -> list[Command]:
-        if self.state not in {RoundState.REGISTERED, RoundState.COLLECTING}:
+        if not self.collecting:
             return []
         for participant, reason in reasons.items():
-            if participant in self.participants and participant not in self.accepted:
+            if participant not in self.accepted and (
+                participant in self.participants or participant in self.spec.carried
+            ):
                 self.lost[participant] = reason
         return self._ended_early(now_mono_s)
 
@@ -324,7 +297,8 @@ class Round:
         """What follows if waiting longer is of no use, because participants are lost."""
         if not self.lost or self.spec.manual:
             return []
-        left = len(self.participants) - len(self.accepted) - len(self.lost)
+        asked = len(self.participants) + len(self.spec.carried)
+        left = asked - len(self.accepted) - len(self.lost)
         if len(self.accepted) + left < self.spec.min_updates:
             return self._fail("too_few_updates", now_mono_s)
         if left:
@@ -333,7 +307,7 @@ class Round:
 
     def _join(self, event: Joined) -> list[Command]:
         where = f"round {self.spec.round_id!r}"
-        if self.state not in {RoundState.REGISTERED, RoundState.COLLECTING}:
+        if not self.collecting:
             return [Refuse(error=Conflict(f"{where} is {self.state}", code="round_closed"))]
         if event.base != self.spec.base:
             said = f"{where} starts from {self.spec.base.uri}, the task from {event.base.uri}"

@@ -15,6 +15,8 @@ class Accepted:
     samples: int
     content: str
     metrics: Mapping[str, float] = field(default_factory=dict)
+    staleness: int = 0
+    """Versions made between the one it started from and the round's base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from propeller.fl.experiment import Experiment
-from propeller.fl.round import RoundSpec, RoundState
+from propeller.fl.round import RoundState
 from propeller.fl.round_events import Accepted, Refusal
+from propeller.fl.round_spec import RoundSpec
 
 NoticeKind = Literal["start", "complete", "next"]
 

@@ -8,8 +8,10 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+import numpy as np
 
 from propeller import limits
 from propeller.core.ids import check_id
@@ -25,6 +27,7 @@ from propeller.fl.tensors import (
     check_norm,
     content_hash,
     from_json,
+    frozen,
 )
 
 Metrics = Mapping[str, float]
@@ -215,6 +218,28 @@ def admit(draft: Draft, terms: Terms, base: Tensors) -> Update:
         tensors=tensors,
         content=draft.content,
     )
+
+
+def rebased(update: Update, origin: Tensors, base: Tensors) -> Update:
+    """A late update as one of today: `base` moved as far as `update` moved from its `origin`.
+
+    Raises `BadInput` `not_finite`, `too_large` if that is no lawful model any more.
+    """
+    what = f"the late update of {update.participant!r} for round {update.round_id!r}"
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Arithmetic on an array without dimensions gives a scalar, which `asarray` undoes.
+        moved = {
+            name: np.asarray(
+                array.astype(np.float64) + (update.tensors[name].astype(np.float64) - origin[name])
+                if array.dtype.kind == "f"
+                else array + (update.tensors[name] - origin[name])
+            )
+            for name, array in base.items()
+        }
+    tensors = cast_like(frozen(moved, what), base, what)
+    check_finite(tensors, what)
+    check_norm(tensors, what)
+    return replace(update, tensors=tensors)
 
 
 def check_trained(draft: Draft) -> None:

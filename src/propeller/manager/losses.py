@@ -9,7 +9,7 @@ import asyncio
 from propeller.core.events import SaveRun
 from propeller.core.run import RunState
 from propeller.errors import CallerError, NotFound, PropellerError
-from propeller.fl.launch import Launch, LaunchState
+from propeller.fl.launch import Launch
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.stores import ManagerStore
 from propeller.telemetry.logs import about, logger
@@ -64,8 +64,6 @@ class Losses:
         return True
 
     async def _reasons(self, launch: Launch) -> dict[str, str]:
-        if launch.state is LaunchState.CLOSED:
-            return {}
         found = {}
         for participant, task_id in launch.tasks.items():
             try:

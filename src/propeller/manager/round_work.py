@@ -16,9 +16,10 @@ from propeller.core.task import Task, TaskLimits
 from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable
 from propeller.fl.launch import Launch
 from propeller.fl.selection import Selection, draw
+from propeller.fl.strategies.fedbuff import FedBuff
 from propeller.fl.strategies.registry import strategy, told
 from propeller.wire import codec
-from propeller.wire.experiments import ExperimentBody, SelectorBody
+from propeller.wire.experiments import ExperimentBody, LateBody, SelectorBody
 from propeller.wire.messages import RoundStart
 
 
@@ -47,6 +48,7 @@ def asked_by(start: RoundStart) -> ExperimentBody:
         mode=None if start.mode == "train" else start.mode,
         data_part=start.data_part or None,
         update_format=start.update_format or None,
+        late=start.late,
     )
 
 
@@ -71,6 +73,7 @@ def notice_of(launch: Launch) -> RoundStart:
         mode=asked.mode or "train",
         data_part=_part(asked),
         update_format=asked.update_format or "",
+        late=asked.late,
     )
 
 
@@ -160,7 +163,7 @@ def _part(asked: ExperimentBody) -> Any:
 def task_of(task_id: str, participant: str, asked: ExperimentBody, now_s: float) -> Task:
     """The held task of one participant."""
     round_id = round_id_of(asked)
-    timeout_s = asked.timeout_s or limits.ROUND_TIMEOUT_S
+    timeout_s = (asked.timeout_s or limits.ROUND_TIMEOUT_S) * _rounds_allowed(asked)
     return Task(
         id=task_id,
         name=f"fl-round-{round_id}-{participant}",
@@ -175,6 +178,13 @@ def task_of(task_id: str, participant: str, asked: ExperimentBody, now_s: float)
         wait_s=timeout_s + limits.ROUND_TASK_GRACE_S,
         limits=TaskLimits(wall_s=min(timeout_s, limits.GUEST_WALL_S_MAX)),
     )
+
+
+def _rounds_allowed(asked: ExperimentBody) -> int:
+    """For how many rounds the task is of use: its update may count in a later one."""
+    asynchronous = asked.chosen.name == FedBuff.name
+    late = asked.late or (LateBody() if asynchronous else None)
+    return 1 if late is None or late.policy == "drop" else 1 + late.staleness_max
 
 
 def _env(round_id: str, asked: ExperimentBody) -> dict[str, str]:

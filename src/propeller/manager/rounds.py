@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from random import Random
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -48,6 +49,7 @@ from propeller.wire.experiments import ExperimentBody
 from propeller.wire.messages import RoundClosed, RoundComplete, RoundLaunched, RoundStart
 from propeller.wire.topics import RoundTopic
 
+T = TypeVar("T")
 _RETRY_S = 2.0
 """Pause before a launch that was found unfinished is tried again."""
 _TOGETHER = 64
@@ -126,6 +128,7 @@ class Rounds:
                 launch = await self._store.launch(end.round_id)
                 if launch is not None and launch.state is not LaunchState.CLOSED:
                     await self._close(launch, end)
+            await _for_each(end.stragglers.items(), lambda one: self._stop_straggler(*one))
             closed = codec.encode(RoundClosed(round_id=end.round_id))
             await self._bus.publish(Message(self._config.topics.round_closed(end.round_id), closed))
 
@@ -279,6 +282,12 @@ class Rounds:
         await self._store.commit([SaveLaunch(launch=launch.to(LaunchState.CLOSED))])
         logger().info("round closed", state=end.state, model_version=end.model_version)
 
+    async def _stop_straggler(self, participant: str, round_id: str) -> None:
+        """Stop a task of an earlier round that was left alone because its update might have counted."""
+        launch = await self._store.launch(round_id)
+        if launch is not None and participant in launch.tasks:
+            await self._stop(launch.tasks[participant], "the experiment is over")
+
     async def _stop(self, task_id: str, why: str) -> None:
         with suppress(NotFound):  # its user deleted it
             await self._tasks.stop(task_id, reason=why, cause="round")
@@ -328,12 +337,12 @@ class Rounds:
             yield
 
 
-async def _for_each(task_ids: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
+async def _for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
     """Do it for all, `_TOGETHER` at a time: many share a commit, and none waits for thousands."""
     room = asyncio.Semaphore(_TOGETHER)
 
-    async def one(task_id: str) -> None:
+    async def one(item: T) -> None:
         async with room:
-            await work(task_id)
+            await work(item)
 
-    await asyncio.gather(*map(one, task_ids))
+    await asyncio.gather(*map(one, items))

@@ -53,6 +53,14 @@ class StopBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     wall_s: float = 0.0
 
 
+class LateBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What becomes of an update whose round has closed: it is dropped, or counts less in a later round."""
+
+    policy: Literal["drop", "fold"] = "fold"
+    staleness_max: NonNegative = 4
+    """How many versions it may be behind."""
+
+
 class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`POST /experiments`. From `rounds` on the fields are ours: without them it is one round, as it was."""
 
@@ -73,6 +81,7 @@ class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     evaluation: EvaluationBody | bool | None = None
     stop: StopBody | None = None
     round_failures_max: NonNegative | None = None
+    late: LateBody | None = None
     update_format: str | None = None
     data_part: Literal["", "train", "test"] | None = None
     """Which part of their data participants train on; empty: all, or where there is evaluation, `train`."""
@@ -182,6 +191,9 @@ class UpdateView(Struct, frozen=True, kw_only=True):
     received_at: str
     seconds: float
     trainer_hash: str = ""
+    origin: str = ""
+    """The round that asked for it, if it came late."""
+    staleness: int = 0
 
 
 class RefusalView(Struct, frozen=True, kw_only=True):
@@ -272,6 +284,7 @@ class ExperimentView(Struct, frozen=True, kw_only=True):
     evaluation: EvaluationBody | None = None
     stop: StopBody = StopBody()
     round_failures_max: int = 0
+    late: LateBody | None = None
     update_format: str = ""
     metrics: dict[str, float] = {}
     """What was measured last."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from propeller.wire.experiments import SelectorBody
+from propeller.wire.experiments import LateBody, SelectorBody
 
 NonNegative = Annotated[int, Meta(ge=0)]
 
@@ -345,6 +345,7 @@ class RoundStart(Wire, frozen=True):
     mode: Literal["train", "infer"] = "train"
     data_part: Literal["", "train", "test"] = ""
     update_format: str = ""
+    late: LateBody | None = None
 
 
 class RoundLaunched(Wire, frozen=True):
@@ -366,7 +367,9 @@ class RoundComplete(Wire, frozen=True):
     model_topic: str = ""
     num_updates: NonNegative = 0
     contributors: list[str] = []
-    """Participants whose updates count; their tasks are about to end by themselves."""
+    """Participants whose tasks are left alone: their updates count, or may yet count later."""
+    stragglers: dict[str, str] = {}
+    """Tasks of earlier rounds that are of no more use: participant → the round that asked for them."""
     total_samples: NonNegative = 0
     completed_at: str = ""
 

@@ -99,6 +99,7 @@ class UpdateToFold(Struct, frozen=True, kw_only=True):
     proplet_id: str
     num_samples: int
     update: dict[str, Any]
+    staleness: int = 0
 
 
 class AggregateBody(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ Reads the documented JSON body, checks that the updates fit together, and lets a
 not know HTTP, rounds or participants' rights: whoever sends updates here has admitted them.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -21,6 +21,7 @@ class _Update(msgspec.Struct, kw_only=True):
     update: dict[str, Any]
     num_samples: int | float
     proplet_id: str = ""
+    staleness: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class _Request(msgspec.Struct, kw_only=True):
@@ -69,7 +70,12 @@ def _contributions(updates: list[_Update], like: Tensors | None) -> list[Contrib
         samples = _samples(update.num_samples, what)
         if samples:
             contributions.append(
-                Contribution(participant=update.proplet_id, samples=samples, tensors=tensors)
+                Contribution(
+                    participant=update.proplet_id,
+                    samples=samples,
+                    staleness=update.staleness,
+                    tensors=tensors,
+                )
             )
     if not contributions:
         raise BadInput("num_samples is 0 in every update; at least one must be positive", code="bad_samples")

@@ -7,8 +7,8 @@ A round that has ended stays here until its end is written (`settle`), so that l
 
 from collections.abc import Mapping
 
-from propeller.errors import Bug, CallerError, Conflict
-from propeller.federation.coordinator.live import Batch, LiveRound, outcome, restored, weight
+from propeller.errors import Bug, CallerError, Conflict, PeerUnavailable
+from propeller.federation.coordinator.live import Batch, LiveRound, Place, outcome, restored, weight
 from propeller.federation.coordinator.notices import complete_notice, next_notice, start_notice
 from propeller.fl.experiment import (
     Experiment,
@@ -18,9 +18,10 @@ from propeller.fl.experiment import (
     ResumeAsked,
     StopAsked,
     StopRound,
+    begun,
 )
 from propeller.fl.plan import EVALUATION, ExperimentSpec, generated_id
-from propeller.fl.round import Round, RoundSpec, RoundState
+from propeller.fl.round import Round, RoundState
 from propeller.fl.round_events import (
     Accept,
     Accepted,
@@ -40,6 +41,7 @@ from propeller.fl.round_events import (
     Submitted,
     Tick,
 )
+from propeller.fl.round_spec import RoundSpec
 from propeller.fl.store import (
     Content,
     ExperimentRecord,
@@ -121,8 +123,8 @@ class Engine:
                 f"round {taken!r} belongs to an experiment that is under way; choose other ids, or stop it",
                 code="round_id_taken",
             )
-        self._keep(Experiment(spec=spec, model=spec.model, model_hash=base_hash), digest, batch, now)
-        first = spec.round_spec(1, spec.model, base_hash)
+        experiment, first = begun(spec, base_hash)
+        self._keep(experiment, digest, batch, now)
         self._open_round(first, batch, now, launched=not first.drawn)
         if first.drawn:
             _note(batch, start_notice(spec, first, now.wall_s))
@@ -135,26 +137,34 @@ class Engine:
         size: int,
         content: Content,
         trainer: str = "",
+        place: Place | None = None,
         batch: Batch,
         now: Instant,
     ) -> bool | None:
-        """True if the update counts now, False if it counted already, None if the round is not live."""
-        live = self.rounds.get(update.round_id)
-        if live is None:
+        """True if the update counts now, False if it counted already, None if the round is not live.
+
+        With a `place` it is late, and counts there, if that round still is what it was.
+        """
+        live = self.rounds.get(place.round_id if place else update.round_id)
+        if live is None or live.round.too_late(update.participant):
             return None
+        staleness = live.round.spec.made - place.origin.made if place else 0
         accepted = Accepted(
             participant=update.participant,
             samples=update.samples,
             content=update.content,
             metrics=update.metrics,
+            staleness=staleness,
         )
         record = UpdateRecord(
-            round_id=update.round_id,
+            round_id=live.round.spec.round_id,
             accepted=accepted,
             bytes=size,
             received_wall_s=now.wall_s,
             seconds=max(0.0, now.wall_s - live.started_wall_s),
             trainer=trainer,
+            origin=update.round_id if place else "",
+            staleness=staleness,
         )
         reply = self._apply(live, Submitted(update=accepted), batch, now)
         if isinstance(reply, Accept):
@@ -165,6 +175,25 @@ class Engine:
         """Count a refusal; it is written with the round's next change."""
         if live := self.rounds.get(round_id):
             live.round.refuse(refusal)
+
+    def place(self, round_id: str, participant: str) -> Place | None:
+        """Where an update that was asked for in the closed round `round_id` may count now, or None.
+
+        Raises `PeerUnavailable` if it may count soon: the next round is not open yet.
+        """
+        for live in self.rounds.values():
+            origin = live.round.spec.carried.get(participant)
+            if origin is not None and origin.round_id == round_id and live.round.collecting:
+                return Place(round_id=live.round.spec.round_id, base=live.round.spec.base, origin=origin)
+        for record in self.experiments.values():
+            buffer = record.experiment.buffer
+            away = buffer.away().get(participant) if buffer else None
+            if away is not None and away.round_id == round_id:
+                raise PeerUnavailable(
+                    f"round {round_id!r} is closed, and the next one is not open; send again",
+                    code="later",
+                )
+        return None
 
     def drawn(
         self, round_id: str, participants: tuple[str, ...], k: int, *, batch: Batch, now: Instant
@@ -179,6 +208,16 @@ class Engine:
         """These participants will not send; the round may end early of it."""
         if live := self.rounds.get(round_id):
             self._apply(live, ParticipantsLost(reasons=reasons), batch, now)
+            return
+        for live in list(self.rounds.values()):
+            carried = live.round.spec.carried
+            theirs = {
+                name: why
+                for name, why in reasons.items()
+                if name in carried and carried[name].round_id == round_id
+            }
+            if theirs:
+                self._apply(live, ParticipantsLost(reasons=theirs), batch, now)
 
     def join(self, round_id: str, event: Joined, *, batch: Batch, now: Instant) -> RoundSpec | None:
         """The round that a task started by hand takes part in from now on; None if it is not live."""
@@ -258,7 +297,6 @@ class Engine:
     def _announce(self, live: LiveRound, batch: Batch, now: Instant) -> None:
         round_ = live.round
         live.ended_wall_s = now.wall_s
-        _note(batch, complete_notice(round_, now.wall_s))
         batch.done.add((round_.spec.round_id, "start"))
         batch.notices.pop((round_.spec.round_id, "start"), None)
         record = self.experiments.get(round_.spec.series)
@@ -267,6 +305,9 @@ class Engine:
         if record is not None:
             began = Instant(record.created_mono_s, record.created_wall_s)
             self._advance(record, outcome(round_, now.elapsed_s(began)), batch, now)
+        after = self.experiments.get(round_.spec.series)
+        experiments = [one.experiment for one in (record, after) if one is not None]
+        _note(batch, complete_notice(round_, experiments, now.wall_s))
 
     def _advance(self, record: ExperimentRecord, event: ExperimentEvent, batch: Batch, now: Instant) -> None:
         experiment, commands = record.experiment.handle(event)
@@ -277,8 +318,11 @@ class Engine:
         for command in commands:
             match command:
                 case OpenRound(spec=following):
-                    self._open_round(following, batch, now, launched=False)
-                    _note(batch, start_notice(spec, following, now.wall_s))
+                    # Where everybody is still at work, nobody is to be asked.
+                    idle = bool(following.participants) or following.drawn
+                    self._open_round(following, batch, now, launched=not idle)
+                    if idle:
+                        _note(batch, start_notice(spec, following, now.wall_s))
                 case StopRound(round_id=round_id):
                     if live := self.rounds.get(round_id):
                         self._apply(live, Stopped(reason="stopped"), batch, now)

@@ -15,15 +15,16 @@ from propeller.federation.coordinator.intake import Decide
 from propeller.federation.coordinator.peers import Peers
 from propeller.fl.model_ref import ModelRef, parse_model_ref
 from propeller.fl.plan import Evaluation, ExperimentSpec, Stopping, plan
-from propeller.fl.round import RoundSpec
 from propeller.fl.round_events import Joined
+from propeller.fl.round_spec import RoundSpec
 from propeller.fl.selection import Selection
 from propeller.fl.store import CoordinatorStore, ExperimentRecord
 from propeller.fl.strategies.base import too_few
+from propeller.fl.strategies.fedbuff import FedBuff
 from propeller.fl.strategies.registry import DEFAULT, strategy, told
 from propeller.fl.update_format import parse_format
 from propeller.wire import codec
-from propeller.wire.experiments import DrawnBody, EvaluationBody, ExperimentBody, JoinBody, LostBody
+from propeller.wire.experiments import DrawnBody, EvaluationBody, ExperimentBody, JoinBody, LateBody, LostBody
 
 MANUAL = "manual-"
 """Experiments of rounds that a task started by hand opened are named after the round."""
@@ -158,6 +159,7 @@ class Experiments:
             stopping=Stopping(**msgspec.structs.asdict(body.stop)) if body.stop else None,
             failures_max=body.round_failures_max,
             update_format=body.update_format or "",
+            staleness_max=_staleness(body, algorithm.name),
             data_part=body.data_part or "",
         )
         return _enough(planned, body, algorithm.name, algorithm.least_updates(settings))
@@ -201,6 +203,18 @@ def _evaluation(body: ExperimentBody) -> Evaluation | None:
     if isinstance(asked, EvaluationBody):
         return Evaluation(every=asked.every, timeout_s=asked.timeout_s)
     return Evaluation() if asked else None
+
+
+def _staleness(body: ExperimentBody, strategy_name: str) -> int | None:
+    """How late updates may be. FedBuff without late updates would be no FedBuff."""
+    late = body.late or (LateBody() if strategy_name == FedBuff.name else LateBody(policy="drop"))
+    if late.policy == "drop":
+        if strategy_name == FedBuff.name:
+            raise BadInput("strategy fedbuff counts late updates; leave late.policy out", code="bad_late")
+        return None
+    if body.mode == "infer":
+        raise BadInput("an experiment of mode infer has one round; leave out late", code="bad_late")
+    return late.staleness_max
 
 
 def _enough(planned: ExperimentSpec, body: ExperimentBody, strategy_name: str, least: int) -> ExperimentSpec:

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from propeller import limits
-from propeller.errors import BadInput, CallerError, Conflict, Denied, NotFound
+from propeller.errors import BadInput, CallerError, Conflict, Denied, NotFound, PeerUnavailable
+from propeller.federation.coordinator import late
 from propeller.federation.coordinator.engine import Engine
-from propeller.federation.coordinator.live import Batch
+from propeller.federation.coordinator.live import Batch, Place
 from propeller.federation.coordinator.peers import Peers
 from propeller.federation.coordinator.reading import (
     Form,
@@ -87,7 +88,7 @@ class Intake:
             self._refused(reading.round_id, reading.participant, error)
             raise
         if prepared is None:
-            return await self._after_the_end(draft)
+            return await self._late_or_never(draft, len(raw), reading.trainer)
         update, content = prepared
         stored = await self._stored(update, content)
         counted = await self._decide(
@@ -96,8 +97,33 @@ class Intake:
             )
         )
         if counted is None:
-            return await self._after_the_end(draft)
+            return await self._late_or_never(draft, len(raw), reading.trainer)
         return "accepted" if counted else "duplicate"
+
+    async def _late_or_never(self, draft: Draft, size: int, trainer: str) -> Answer:
+        """An update for a round that is not live: it may count in a later one, or be a repetition."""
+        place = self._engine.place(draft.round_id, draft.participant)
+        if place is None:
+            return await self._after_the_end(draft)
+        chosen = self._strategy_of(place.round_id)
+        try:
+            update, content = await late.prepared(draft, place, chosen, self._peers, self._offload)
+        except CallerError as error:
+            self._refused(place.round_id, draft.participant, error)
+            raise
+        stored = await self._stored(update, content)
+        counted = await self._decide(
+            lambda batch, now: self._engine.submit(
+                update, size=size, content=stored, trainer=trainer, place=place, batch=batch, now=now
+            )
+        )
+        if counted is None:
+            raise _again(place.round_id)
+        return "accepted" if counted else "duplicate"
+
+    def _strategy_of(self, round_id: str) -> str:
+        series = self._engine.rounds[round_id].round.spec.series
+        return self._engine.experiments[series].experiment.spec.strategy
 
     def _refused(self, round_id: str, participant: str, error: CallerError) -> None:
         message = error.message[: limits.REASON_CHARS_MAX]
@@ -111,7 +137,7 @@ class Intake:
         try:
             self._check_token(said, "", said.sender)
             live = self._engine.rounds.get(said.round_id)
-            if live is None:
+            if live is None or live.round.too_late(said.participant):
                 return await self._filed_late(pieces, said)
             updates.check_participant(said, self._terms(live.round))
             if live.round.spec.mode == "evaluate":
@@ -143,6 +169,8 @@ class Intake:
                 )
             )
             if counted is None:
+                if self._engine.place(said.round_id, said.participant):
+                    raise _again(said.round_id)
                 return await self._after_the_end(update)
         except CallerError:
             await self._forget(digest)
@@ -152,7 +180,9 @@ class Intake:
         return "accepted" if counted else "duplicate"
 
     async def _filed_late(self, pieces: AsyncIterator[bytes], said: Said) -> Answer:
-        """A file for a round that is not live: read only if it may be a repetition of one that counted."""
+        """A file for a round that is not live: read only if it may count later, or be a repetition."""
+        if place := self._engine.place(said.round_id, said.participant):
+            return await self._filed_in_place(pieces, said, place)
         known = {one.accepted.participant: one for one in await self._store.updates(said.round_id)}
         if said.participant not in known:
             return await self._after_the_end(said)
@@ -167,6 +197,19 @@ class Intake:
                 await self._offload(draft_file, await self._blobs.mapped(digest), said)
             )
         finally:
+            await self._forget(digest)
+            self._arriving[digest] -= 1
+
+    async def _filed_in_place(self, pieces: AsyncIterator[bytes], said: Said, place: Place) -> Answer:
+        chosen = self._strategy_of(place.round_id)
+        like = strategy(chosen).expects((await self._peers.base(place.origin.base)).tensors)
+        size, digest = await self._written(pieces, _room(like))
+        digest = await self._unpacked(digest, said, place.origin.base, chosen)
+        try:
+            draft = await self._offload(draft_file, await self._blobs.mapped(digest), said)
+            return await self._late_or_never(draft, size, said.trainer)
+        finally:
+            # What counts is the update moved onto another base, which is stored by itself.
             await self._forget(digest)
             self._arriving[digest] -= 1
 
@@ -219,7 +262,7 @@ class Intake:
 
     async def _prepare(self, draft: Draft) -> tuple[Update, bytes] | None:
         live = self._engine.rounds.get(draft.round_id)
-        if live is None:
+        if live is None or live.round.too_late(draft.participant):
             return None
         spec, terms = live.round.spec, self._terms(live.round)
         updates.check_participant(draft, terms)
@@ -254,7 +297,8 @@ class Intake:
             raise NotFound(f"there is no {where}; register it first", code="unknown_round")
         if draft.participant not in record.participants:
             raise Denied(f"{draft.participant!r} is not a participant of {where}", code="not_a_participant")
-        for known in await self._store.updates(draft.round_id):
+        later = await self._store.late_update(draft.round_id, draft.participant)
+        for known in [*await self._store.updates(draft.round_id), *([later] if later else [])]:
             if known.accepted.participant == draft.participant:
                 if not isinstance(draft, Said) and known.accepted.content == draft.content:
                     return "duplicate"
@@ -274,6 +318,10 @@ def _drafted(reading: Reading) -> Draft:
     if reading.draft is None:
         raise reading.error or BadInput("the update is not readable")
     return reading.draft
+
+
+def _again(round_id: str) -> PeerUnavailable:
+    return PeerUnavailable(f"round {round_id!r} has just closed; the next one may count it", code="later")
 
 
 def _room(like: Tensors) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from propeller import limits
+from propeller.fl.buffer import Origin
 from propeller.fl.experiment import Evaluated, ExperimentEvent, RoundDone, RoundLost
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.round import Round, RoundState
@@ -27,6 +28,15 @@ class LiveRound:
     started_wall_s: float
     ended_wall_s: float | None = None
     config_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a late update counts: a round that is open, from another version than the update's own."""
+
+    round_id: str
+    base: ModelRef
+    origin: Origin
 
 
 @dataclass(slots=True)
@@ -112,8 +122,17 @@ def outcome(round_: Round, elapsed_s: float) -> ExperimentEvent:
             base=made,
             base_hash=round_.model_hash,
             metrics=round_.metrics,
+            counted=tuple(round_.accepted),
+            lost=tuple(round_.lost),
             elapsed_s=elapsed_s,
         )
     # What the manager refused it would refuse again: the next round asks for the same.
     final = round_.reason.startswith("refused: ")
-    return RoundLost(number=spec.number, reason=round_.reason, final=final, elapsed_s=elapsed_s)
+    return RoundLost(
+        number=spec.number,
+        reason=round_.reason,
+        final=final,
+        counted=tuple(round_.accepted),
+        lost=tuple(round_.lost),
+        elapsed_s=elapsed_s,
+    )

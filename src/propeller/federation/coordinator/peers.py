@@ -68,6 +68,8 @@ class Work:
     base: ModelRef
     participants: Sequence[str]
     samples: Sequence[int]
+    staleness: Sequence[int] = ()
+    """Of each, where any came late."""
     contents: Sequence[bytes] = ()
     """Of a model that is not large."""
     files: Sequence[UpdateSource] = ()
@@ -326,9 +328,16 @@ def aggregate_body(work: Work, base: Tensors, state: Tensors, sizes: Sequence[in
             round_id=work.round_id,
             proplet_id=participant,
             num_samples=samples,
+            staleness=staleness,
             update=to_json(from_safetensors(content, f"the stored update of {participant!r}")),
         )
-        for participant, samples, content in zip(work.participants, work.samples, contents, strict=True)
+        for participant, samples, staleness, content in zip(
+            work.participants,
+            work.samples,
+            work.staleness or [0] * len(contents),
+            contents,
+            strict=True,
+        )
     ]
     return codec.encode(
         AggregateBody(

@@ -286,6 +286,7 @@ class Coordinator:
                 base=live.round.spec.base,
                 participants=participants,
                 samples=[one.record.accepted.samples for one in chosen],
+                staleness=[one.record.staleness for one in chosen],
                 contents=() if large else [await self._content(one) for one in chosen],
                 files=[await self._file(one) for one in chosen] if large else (),
                 strategy=spec.strategy,
@@ -312,6 +313,7 @@ class Coordinator:
             sha256=digest,
             participant=accepted.participant,
             samples=accepted.samples,
+            staleness=accepted.staleness,
         )
 
 

@@ -14,6 +14,7 @@ from propeller.wire.experiments import (
     EvaluationBody,
     ExperimentDetail,
     ExperimentView,
+    LateBody,
     MetricRow,
     MetricRows,
     NextRound,
@@ -106,6 +107,8 @@ def _update_view(record: UpdateRecord) -> UpdateView:
         received_at=rfc3339(record.received_wall_s),
         seconds=record.seconds,
         trainer_hash=record.trainer,
+        origin=record.origin,
+        staleness=record.staleness,
     )
 
 
@@ -140,6 +143,7 @@ def experiment_view(record: ExperimentRecord) -> ExperimentView:
         evaluation=None if spec.evaluation is None else EvaluationBody(**asdict(spec.evaluation)),
         stop=StopBody(**asdict(spec.stopping)),
         round_failures_max=spec.failures_max,
+        late=None if spec.staleness_max is None else LateBody(staleness_max=spec.staleness_max),
         update_format=spec.update_format,
         metrics=dict(experiment.metrics),
         best=experiment.best,

@@ -168,10 +168,14 @@ class Strategy:
     def weigh(self, round_: Round, settings: Settings) -> F64:
         """How much each update counts: [n], not negative, not all zero; here, its samples.
 
+        Of an update that is τ versions late they count 1/√(1 + τ), as in FedBuff's paper.
+
         A strategy that needs `each` may answer n + 1 weights: the last one is that of the base.
         """
         del settings
-        return np.array([party.samples for party in round_.parties], dtype=np.float64)
+        samples = np.array([party.samples for party in round_.parties], dtype=np.float64)
+        staleness = np.array([party.staleness for party in round_.parties], dtype=np.float64)
+        return samples / np.sqrt(1 + staleness)
 
     def column(self, values: F64, settings: Settings) -> F64:
         """What becomes of a block of parameters: [n, width] → [width]. `values` may be overwritten.
