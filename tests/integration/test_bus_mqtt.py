@@ -3,12 +3,18 @@
 import asyncio
 import contextlib
 import gc
+import os
+import shutil
 import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from broker_hubs import free_port, need_mosquitto
 from propeller.broker.credentials import CredentialStore
 from propeller.broker.embedded import EmbeddedBroker
 from propeller.broker.principals import Kind
@@ -19,8 +25,10 @@ TOPIC = "m/dom/c/ch/control/proplet/alive/p1"
 SESSION = BusSession(subscriptions=())
 
 
-def _bus(port: int, key: str = "key") -> MqttBus:
-    return MqttBus("127.0.0.1", port, "p1", key, "p1", random=Random(1))  # noqa: S311 - backoff
+def _bus(
+    port: int, key: str = "key", *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> MqttBus:
+    return MqttBus(host, port, "p1", key, "p1", random=Random(1), tls=tls)  # noqa: S311 - backoff
 
 
 async def _ignore(_message: Message) -> None:
@@ -152,3 +160,63 @@ async def test_small_packets_are_not_held_back(tmp_path: Path) -> None:
         assert bus._link
         assert bus._link.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         await _cancel(run)
+
+
+def _certificate(folder: Path) -> None:
+    """A certificate for `localhost`, signed by itself."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("missing Debian package: openssl")
+    subprocess.run(
+        [
+            openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+            "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"),
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (folder / "key.pem").chmod(0o644)
+
+
+@contextlib.asynccontextmanager
+async def _mosquitto_with_tls(folder: Path) -> AsyncIterator[int]:
+    """The port of a broker that speaks TLS alone."""
+    need_mosquitto()
+    _certificate(folder)
+    port = free_port()
+    (folder / "m.conf").write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n"
+        f"certfile {folder}/cert.pem\nkeyfile {folder}/key.pem\n"
+    )
+    program = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin") or "mosquitto"
+    process = await asyncio.create_subprocess_exec(
+        program, "-c", str(folder / "m.conf"), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield port
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_a_broker_with_tls(tmp_path: Path) -> None:
+    """Messages of any size come through; a certificate that nobody vouches for is not taken."""
+    async with _mosquitto_with_tls(tmp_path) as port:
+        heard: asyncio.Queue[Message] = asyncio.Queue()
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        bus = _bus(port, host="localhost", tls=trusting)
+        run = asyncio.create_task(bus.run(BusSession(subscriptions=("a/#",)), heard.put))
+        async with asyncio.timeout(20):
+            while not await bus.publish(Message("a/b", b"x")):  # noqa: ASYNC110 - a client sets no event
+                await asyncio.sleep(0.02)
+            assert (await heard.get()).payload == b"x"
+            for size in (1, 900_000):
+                assert await bus.publish(Message("a/b", b"x" * size))
+                assert len((await heard.get()).payload) == size
+        await _cancel(run)
+        wary = _bus(port, host="localhost", tls=ssl.create_default_context())
+        run = asyncio.create_task(wary.run(SESSION, _ignore))
+        await asyncio.sleep(1)
+        assert not wary.connected
+        await _cancel(run)
+        gc.collect()
