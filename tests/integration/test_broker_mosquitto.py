@@ -14,6 +14,7 @@ from random import Random
 
 import pytest
 
+from broker_hubs import free_port
 from propeller.broker.credentials import CredentialStore
 from propeller.broker.mosquitto import MosquittoProcess, configuration_text
 from propeller.broker.principals import Kind
@@ -22,12 +23,6 @@ from propeller.errors import Denied, EnvironmentError_, PortInUse
 from propeller.ports import BusSession, Message
 
 SBIN = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _need(program: str, package: str) -> str:
@@ -47,9 +42,7 @@ def store(tmp_path: Path) -> CredentialStore:
 @pytest.fixture
 async def mosquitto(store: CredentialStore, tmp_path: Path) -> AsyncIterator[MosquittoProcess]:
     """A running Mosquitto that keeps its retained messages."""
-    process = MosquittoProcess(
-        store, tmp_path / "mosquitto", port=_free_port(), persistence=tmp_path / "kept"
-    )
+    process = MosquittoProcess(store, tmp_path / "mosquitto", port=free_port(), persistence=tmp_path / "kept")
     async with process:
         yield process
 
@@ -140,7 +133,7 @@ async def test_retained_messages_outlive_even_a_kill(
     await asyncio.gather(run, return_exceptions=True)
     await _kill_once_saved(mosquitto, tmp_path / "kept")
     async with MosquittoProcess(
-        store, tmp_path / "again", port=_free_port(), persistence=tmp_path / "kept"
+        store, tmp_path / "again", port=free_port(), persistence=tmp_path / "kept"
     ) as again:
         assert await _first(again, "p1", keys["p1"], "m/dom/c/ch/fl/models/#") == kept
 
@@ -165,7 +158,7 @@ async def test_a_taken_port_is_one_clear_line(store: CredentialStore, tmp_path: 
 
 async def test_reloading_what_does_not_run_is_an_error(store: CredentialStore, tmp_path: Path) -> None:
     """A reload that reaches nobody says so."""
-    process = MosquittoProcess(store, tmp_path / "mosquitto", port=_free_port())
+    process = MosquittoProcess(store, tmp_path / "mosquitto", port=free_port())
     with pytest.raises(EnvironmentError_, match="not running"):
         process.reload()
 
@@ -204,7 +197,7 @@ asyncio.run(main())
 
 def test_it_ends_with_its_parent(store: CredentialStore, tmp_path: Path) -> None:
     """However its parent dies, Mosquitto holds no port afterwards."""
-    arguments = [sys.executable, "-c", PARENT, store.directory, tmp_path / "mosquitto", str(_free_port())]
+    arguments = [sys.executable, "-c", PARENT, store.directory, tmp_path / "mosquitto", str(free_port())]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         child = int(parent.stdout.readline())

@@ -1,8 +1,8 @@
 """One connection to an MQTT 3.1.1 broker, from CONNECT to its end: packets in, packets out.
 
-It is our own because a task costs a dozen messages; docs/design/mqtt-client.md has the measurements. The tests
-still speak the library that was here before, as an independent peer.
-Subscriptions ask for quality of service 1 at most, so no packet of quality of service 2 comes.
+It is our own because a task costs a dozen messages; docs/design/mqtt-client.md has the measurements. The
+tests still speak the library that was here before, as an independent peer. Subscriptions ask for quality of
+service 1 at most, so no packet of quality of service 2 comes.
 """
 
 import asyncio
