@@ -5,8 +5,8 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
-from broker_hubs import PRINCIPALS, Hub, Peer, T, open_hub
 
+from broker_hubs import PRINCIPALS, Hub, Peer, T, open_hub
 from propeller.broker.principals import Action
 from propeller.ports import Message
 from propeller.wire.topics import FromManager, FromProplet

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from broker_hubs import Hub, Peer, T, open_hub
 
+from broker_hubs import Hub, Peer, T, open_hub
 from propeller import limits
 from propeller.errors import BadInput, Denied, TooLarge
 from propeller.ports import BusSession, Message

@@ -6,8 +6,8 @@ import json
 from random import Random
 
 import pytest
-from broker_hubs import T, open_hub
 
+from broker_hubs import T, open_hub
 from federation_world import Services
 from propeller.clock import SystemClock
 from propeller.federation.coordinator import app

@@ -15,8 +15,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from broker_hubs import Hub, T, open_hub
 
+from broker_hubs import Hub, T, open_hub
 from original_peers import Device, beating
 from propeller.clock import SystemClock
 from propeller.http.listen import bind, port_of, serve
