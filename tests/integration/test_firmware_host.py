@@ -33,9 +33,9 @@ from propeller.wire.messages import (
     Stop,
     TaskLimits,
     Usage,
-    Verdict,
     Welcome,
 )
+from propeller.wire.rounds import Verdict
 from propeller.wire.topics import FromManager, FromProplet, Topics
 
 ME = "p1"

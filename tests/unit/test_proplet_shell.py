@@ -25,7 +25,8 @@ from propeller.proplet.services import Services
 from propeller.proplet.shell import Proplet
 from propeller.proplet.spool import MemorySpool
 from propeller.wire import codec
-from propeller.wire.messages import Ack, AckItem, Invoke, Start, Stop, Verdict, Welcome
+from propeller.wire.messages import Ack, AckItem, Invoke, Start, Stop, Welcome
+from propeller.wire.rounds import Verdict
 from propeller.wire.topics import FromManager, Topics
 
 TOPICS = Topics("d", "c")

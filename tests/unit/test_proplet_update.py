@@ -14,7 +14,8 @@ from propeller.proplet.records import AttemptState, Held
 from propeller.proplet.services import Patience, Services
 from propeller.proplet.settings import ServiceUrls
 from propeller.proplet.update import Courier, Verdicts, deliver, make_update
-from propeller.wire.messages import AttemptKey, Start, Usage, Verdict
+from propeller.wire.messages import AttemptKey, Start, Usage
+from propeller.wire.rounds import Verdict
 from propeller.wire.topics import Topics
 
 POST = f"POST {COORDINATOR}/update"

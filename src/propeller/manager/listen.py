@@ -11,7 +11,7 @@ from propeller.ports import Message
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 from propeller.wire import codec
-from propeller.wire.messages import RoundComplete, RoundStart
+from propeller.wire.rounds import RoundComplete, RoundStart
 from propeller.wire.topics import ControlTopic, FromProplet, RoundTopic, Topics
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]

@@ -20,7 +20,7 @@ from propeller.fl.strategies.fedbuff import FedBuff
 from propeller.fl.strategies.registry import strategy, told
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody, LateBody, SelectorBody
-from propeller.wire.messages import RoundStart
+from propeller.wire.rounds import RoundStart
 
 
 def round_id_of(asked: ExperimentBody) -> str:

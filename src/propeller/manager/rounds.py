@@ -46,7 +46,7 @@ from propeller.stores import DropLaunch, ManagerChange, ManagerStore, SaveLaunch
 from propeller.telemetry.logs import about, logger
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody
-from propeller.wire.messages import RoundClosed, RoundComplete, RoundLaunched, RoundStart
+from propeller.wire.rounds import RoundClosed, RoundComplete, RoundLaunched, RoundStart
 from propeller.wire.topics import RoundTopic
 
 T = TypeVar("T")

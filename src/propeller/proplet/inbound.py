@@ -5,7 +5,8 @@ from propeller.errors import BadInput
 from propeller.ports import Message
 from propeller.proplet import events as e
 from propeller.wire import codec
-from propeller.wire.messages import Ack, AttemptKey, Invoke, Start, Stop, Verdict, Welcome
+from propeller.wire.messages import Ack, AttemptKey, Invoke, Start, Stop, Welcome
+from propeller.wire.rounds import Verdict
 from propeller.wire.topics import FromManager, Topics
 
 Inbound = e.Welcomed | e.StartReceived | e.StopReceived | e.AckReceived | Invoke | Verdict

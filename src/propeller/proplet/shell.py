@@ -39,8 +39,8 @@ from propeller.wire.messages import (
     Invoke,
     LogChunk,
     TaskMetrics,
-    Verdict,
 )
+from propeller.wire.rounds import Verdict
 from propeller.wire.topics import FromProplet
 
 INBOX_MAX = 1024

@@ -23,7 +23,8 @@ from propeller.proplet.packing import PackOrder
 from propeller.proplet.records import Held, Outcome
 from propeller.proplet.services import COORDINATOR, Patience, Services, come_again, reason
 from propeller.proplet.workspace import Workspace
-from propeller.wire.messages import Start, Verdict
+from propeller.wire.messages import Start
+from propeller.wire.rounds import Verdict
 from propeller.wire.topics import Topics
 
 TOKEN_HEADER = "X-Update-Token"  # noqa: S105 - the header's name

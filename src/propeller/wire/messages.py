@@ -1,16 +1,14 @@
-"""MQTT messages, both lanes. Field names are the original's where the original has the message.
+"""MQTT messages, both lanes, of tasks and proplets; `rounds` has those of federated rounds.
 
 Everything a peer may leave out has a default, everything it may send as null accepts null, and unknown
 fields are ignored, so that older and newer peers are understood. Protocol 2 (directed topics) adds `run`,
 `attempt` and acknowledgement; the legacy lane has neither.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
-
-from propeller.wire.experiments import LateBody, SelectorBody
 
 NonNegative = Annotated[int, Meta(ge=0)]
 
@@ -322,101 +320,3 @@ class Invoke(Struct, frozen=True, kw_only=True):
     attempt: int | msgspec.UnsetType = msgspec.UNSET
     timeout_s: float | msgspec.UnsetType = msgspec.UNSET
     """How long the caller waits for the answer."""
-
-
-# --- federated rounds ------------------------------------------------------------------------------------
-
-
-class RoundStart(Wire, frozen=True):
-    """`B/fl/rounds/start`: launch one round. Extra fields over the original's default when absent."""
-
-    round_id: str
-    model_uri: str
-    task_wasm_image: str
-    participants: list[str]
-    hyperparams: dict[str, Any] | None = None
-    k_of_n: NonNegative = 0
-    timeout_s: float = 0.0
-    experiment_id: str = ""
-    seed: int = 0
-    """The experiment's seed, from which each trainer's own is derived."""
-    selector: SelectorBody | None = None
-    """With it, the manager draws the participants, from `participants` if there are any."""
-    mode: Literal["train", "infer"] = "train"
-    data_part: Literal["", "train", "test"] = ""
-    update_format: str = ""
-    late: LateBody | None = None
-
-
-class RoundLaunched(Wire, frozen=True):
-    """The manager has the round's tasks on disk."""
-
-    round_id: str
-    tasks: NonNegative = 0
-    refused: str = ""
-    """Why the round can never be launched (an unknown participant, say); empty if it was."""
-
-
-class RoundComplete(Wire, frozen=True):
-    """A round's end, well or not; repeated until the manager says `closed`."""
-
-    round_id: str
-    state: Literal["completed", "failed"]
-    reason: str = ""
-    model_version: int | None = None
-    model_topic: str = ""
-    num_updates: NonNegative = 0
-    contributors: list[str] = []
-    """Participants whose tasks are left alone: their updates count, or may yet count later."""
-    stragglers: dict[str, str] = {}
-    """Tasks of earlier rounds that are of no more use: participant → the round that asked for them."""
-    total_samples: NonNegative = 0
-    completed_at: str = ""
-
-
-class RoundClosed(Wire, frozen=True):
-    """The manager stopped what was left of the round."""
-
-    round_id: str
-
-
-class RoundNext(Struct, frozen=True, kw_only=True):
-    """`fl/rounds/next`: a new global model exists (the original's fields, all of them, always)."""
-
-    round_id: str
-    new_model_version: int
-    model_uri: str
-    timestamp: str
-    status: str = "complete"
-    next_round_available: bool = True
-
-
-class Verdict(Wire, frozen=True):
-    """The coordinator's answer to an update that came by MQTT; `status` mirrors the HTTP status."""
-
-    round_id: str
-    status: int
-    error: str = ""
-    reason: str = ""
-
-
-class ModelManifest(Struct, frozen=True, kw_only=True):
-    """What is retained of a model too large for a message: its safetensors file comes in `chunks` pieces.
-
-    `sha256` is the version's content hash, of its tensors and not of the file.
-    """
-
-    model_uri: str
-    version: int
-    sha256: str
-    bytes: int
-    chunk_bytes: int
-    chunks: int
-    format: Literal["safetensors"] = "safetensors"
-
-
-class ModelWish(Struct, frozen=True, kw_only=True):
-    """Asks for piece number `chunk` of a model's file."""
-
-    model_uri: str
-    chunk: NonNegative

@@ -16,7 +16,7 @@ from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.ports import Bus, Message
 from propeller.telemetry.logs import about, logger
 from propeller.wire import codec
-from propeller.wire.messages import RoundLaunched, Verdict
+from propeller.wire.rounds import RoundLaunched, Verdict
 from propeller.wire.topics import RoundTopic
 
 WORKERS = 4

@@ -17,7 +17,7 @@ from propeller.fl.tensors import Tensors, to_json
 from propeller.ports import Bus, Message
 from propeller.telemetry.logs import logger
 from propeller.wire import codec
-from propeller.wire.messages import ModelManifest, ModelWish
+from propeller.wire.rounds import ModelManifest, ModelWish
 from propeller.wire.topics import Topics
 
 _SHOWN_MAX = 64

@@ -13,7 +13,7 @@ from propeller.fl.selection import Selection
 from propeller.fl.store import Notice
 from propeller.wire import codec
 from propeller.wire.experiments import LateBody, SelectorBody
-from propeller.wire.messages import RoundComplete, RoundNext, RoundStart
+from propeller.wire.rounds import RoundComplete, RoundNext, RoundStart
 
 
 def rfc3339(wall_s: float) -> str:
