@@ -1,4 +1,4 @@
-"""What every `ports.DatasetStore` promises."""
+"""What every `stores.DatasetStore` promises."""
 
 import asyncio
 

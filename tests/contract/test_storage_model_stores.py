@@ -1,4 +1,4 @@
-"""What every `ports.ModelStore` promises."""
+"""What every `stores.ModelStore` promises."""
 
 import asyncio
 import contextlib

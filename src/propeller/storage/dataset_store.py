@@ -22,7 +22,7 @@ _SQL = Queries.load(ROLE, "datasets.sql")
 
 
 class SqlDatasetStore:
-    """`ports.DatasetStore` over a database of `ROLE` and a blob store of its own; closes neither."""
+    """`stores.DatasetStore` over a database of `ROLE` and a blob store of its own; closes neither."""
 
     def __init__(self, database: SqlDatabase, blobs: Blobs) -> None:
         self._database = database
@@ -31,7 +31,7 @@ class SqlDatasetStore:
         self._writing = asyncio.Lock()
 
     async def put(self, proplet_id: str, document: bytes) -> None:
-        """See `ports.DatasetStore`."""
+        """See `stores.DatasetStore`."""
         async with self._writing:
             row = await self._row(proplet_id, document)
             dropped = await self._database.write(partial(_put, row))
@@ -39,7 +39,7 @@ class SqlDatasetStore:
                 await self._blobs.delete(dropped)
 
     async def put_if_absent(self, proplet_id: str, document: bytes) -> bool:
-        """See `ports.DatasetStore`."""
+        """See `stores.DatasetStore`."""
         async with self._writing:
             if await self._database.read(partial(_select, proplet_id)) is not None:
                 return False
@@ -47,7 +47,7 @@ class SqlDatasetStore:
             return await self._database.write(partial(_add, row))
 
     async def get(self, proplet_id: str) -> bytes | None:
-        """See `ports.DatasetStore`."""
+        """See `stores.DatasetStore`."""
         missing: str | None = None
         while True:
             found = await self._database.read(partial(_select, proplet_id))
@@ -65,7 +65,7 @@ class SqlDatasetStore:
                 missing = blob
 
     async def ids(self) -> tuple[str, ...]:
-        """See `ports.DatasetStore`."""
+        """See `stores.DatasetStore`."""
         return await self._database.read(_ids)
 
     async def sweep(self, digests: Iterable[str]) -> None:
@@ -111,26 +111,26 @@ def _ids(connection: Connection) -> tuple[str, ...]:
 
 
 class MemoryDatasetStore:
-    """`ports.DatasetStore` without a disk, for simulated worlds; one instance is one durable store."""
+    """`stores.DatasetStore` without a disk, for simulated worlds; one instance is one durable store."""
 
     def __init__(self) -> None:
         self._documents: dict[str, bytes] = {}
 
     async def put(self, proplet_id: str, document: bytes) -> None:
-        """See `ports.DatasetStore`."""
+        """See `stores.DatasetStore`."""
         self._documents[proplet_id] = bytes(document)
 
     async def put_if_absent(self, proplet_id: str, document: bytes) -> bool:
-        """See `ports.DatasetStore`."""
+        """See `stores.DatasetStore`."""
         if proplet_id in self._documents:
             return False
         self._documents[proplet_id] = bytes(document)
         return True
 
     async def get(self, proplet_id: str) -> bytes | None:
-        """See `ports.DatasetStore`."""
+        """See `stores.DatasetStore`."""
         return self._documents.get(proplet_id)
 
     async def ids(self) -> tuple[str, ...]:
-        """See `ports.DatasetStore`."""
+        """See `stores.DatasetStore`."""
         return tuple(sorted(self._documents))

@@ -29,7 +29,7 @@ _Held = tuple[bytes, str | None]
 
 
 class SqlModelStore:
-    """`ports.ModelStore` over an open `SqlDatabase` of `ROLE` and a blob store of its own; closes neither."""
+    """`stores.ModelStore` over an `SqlDatabase` of `ROLE` and a blob store of its own; closes neither."""
 
     def __init__(self, database: SqlDatabase, blobs: BlobFiles) -> None:
         self._database = database
@@ -38,7 +38,7 @@ class SqlModelStore:
     async def add(
         self, proposal: Proposal, content: bytes, *, state: bytes = b"", created_at_s: float
     ) -> tuple[ModelVersion, bool]:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         if max(len(content), len(state)) > limits.BLOB_INLINE_BYTES_MAX:
             # Asked first, so that what will be refused or repeats leaves no file behind.
             placed = await self._database.read(partial(_place, proposal))
@@ -48,17 +48,17 @@ class SqlModelStore:
         return await self._database.write(partial(_add, proposal, created_at_s, held, held_state))
 
     def open_writer(self) -> BlobWriter:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return self._blobs.open_writer(limits.MODEL_FILE_BYTES_MAX)
 
     async def file(self, digest: str) -> memoryview:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return await self._blobs.mapped(digest)
 
     async def adopt(
         self, proposal: Proposal, content: str, *, state: str | None = None, created_at_s: float
     ) -> tuple[ModelVersion, bool]:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         held = {"content": None, "blob": content, "content_bytes": len(await self.file(content))}
         held_state: dict[str, Any] = {"content_bytes": 0}
         if state is not None:
@@ -66,14 +66,14 @@ class SqlModelStore:
         return await self._database.write(partial(_add, proposal, created_at_s, held, held_state))
 
     async def mapped(self, name: str, version: int) -> memoryview:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         row = await self._database.read(partial(_content, name, version))
         if row is None:
             raise unknown(name, version)
         return await self._mapped(row, name, version)
 
     async def state_mapped(self, name: str, version: int) -> memoryview:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         row = await self._database.read(partial(_state, name, version))
         return memoryview(b"") if row is None else await self._mapped(row, name, version)
 
@@ -93,18 +93,18 @@ class SqlModelStore:
         return {"content": held, "blob": blob, "content_bytes": len(content)}
 
     async def find(self, name: str, version: int) -> ModelVersion | None:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return await self._database.read(partial(_find, name, version))
 
     async def content(self, name: str, version: int) -> bytes:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         row = await self._database.read(partial(_content, name, version))
         if row is None:
             raise unknown(name, version)
         return await self._whole(row, name, version)
 
     async def state(self, name: str, version: int) -> bytes:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         row = await self._database.read(partial(_state, name, version))
         return b"" if row is None else await self._whole(row, name, version)
 
@@ -118,11 +118,11 @@ class SqlModelStore:
             raise _lost(name, version, blob) from error
 
     async def versions(self, name: str) -> tuple[int, ...]:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return await self._database.read(partial(_versions, name))
 
     async def names(self) -> tuple[str, ...]:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return await self._database.read(_names)
 
 
@@ -231,7 +231,7 @@ def version_of(proposal: Proposal, version: int, content_bytes: int, created_at_
 
 
 class MemoryModelStore:
-    """`ports.ModelStore` without a disk, for simulated worlds; one instance is one durable store."""
+    """`stores.ModelStore` without a disk, for simulated worlds; one instance is one durable store."""
 
     def __init__(self) -> None:
         self._stored: dict[tuple[str, int], tuple[ModelVersion, bytes]] = {}
@@ -241,7 +241,7 @@ class MemoryModelStore:
     async def add(
         self, proposal: Proposal, content: bytes, *, state: bytes = b"", created_at_s: float
     ) -> tuple[ModelVersion, bool]:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         name = proposal.name
         numbers = await self.versions(name)
         found = place(
@@ -261,51 +261,51 @@ class MemoryModelStore:
         return stored, True
 
     def open_writer(self) -> BlobWriter:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return self._blobs.open_writer(limits.MODEL_FILE_BYTES_MAX)
 
     async def file(self, digest: str) -> memoryview:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return await self._blobs.mapped(digest)
 
     async def adopt(
         self, proposal: Proposal, content: str, *, state: str | None = None, created_at_s: float
     ) -> tuple[ModelVersion, bool]:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         held = b"" if state is None else await self._blobs.get(state)
         whole = await self._blobs.get(content)
         return await self.add(proposal, whole, state=held, created_at_s=created_at_s)
 
     async def mapped(self, name: str, version: int) -> memoryview:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return memoryview(await self.content(name, version))
 
     async def state_mapped(self, name: str, version: int) -> memoryview:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return memoryview(await self.state(name, version))
 
     async def find(self, name: str, version: int) -> ModelVersion | None:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         entry = self._stored.get((name, version))
         return None if entry is None else entry[0]
 
     async def content(self, name: str, version: int) -> bytes:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         entry = self._stored.get((name, version))
         if entry is None:
             raise unknown(name, version)
         return entry[1]
 
     async def state(self, name: str, version: int) -> bytes:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return self._states.get((name, version), b"")
 
     async def versions(self, name: str) -> tuple[int, ...]:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return tuple(sorted(number for owner, number in self._stored if owner == name))
 
     async def names(self) -> tuple[str, ...]:
-        """See `ports.ModelStore`."""
+        """See `stores.ModelStore`."""
         return tuple(sorted({name for name, _ in self._stored}))
 
     def _first(self, wanted: Callable[[ModelVersion], bool]) -> ModelVersion | None:

@@ -9,11 +9,11 @@ from litestar import Litestar
 from propeller.federation.data_store.api import Credentials, routes, seed
 from propeller.federation.offload import Offload
 from propeller.http.server import create_app
-from propeller.ports import DatasetStore
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.dataset_store import ROLE as STORAGE_ROLE
 from propeller.storage.dataset_store import SqlDatasetStore
 from propeller.storage.opening import open_database
+from propeller.stores import DatasetStore
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 

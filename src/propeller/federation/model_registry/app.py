@@ -12,11 +12,12 @@ from propeller.federation.model_registry.content import initial
 from propeller.federation.offload import Offload
 from propeller.fl.tensors import Tensors
 from propeller.http.server import create_app
-from propeller.ports import Clock, ModelStore
+from propeller.ports import Clock
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.model_store import ROLE as STORAGE_ROLE
 from propeller.storage.model_store import SqlModelStore
 from propeller.storage.opening import open_database
+from propeller.stores import ModelStore
 from propeller.telemetry.metrics import RoleMetrics
 
 ROLE = "model-registry"

@@ -12,7 +12,8 @@ from propeller.errors import BadInput, TooLarge
 from propeller.federation.model_registry.content import propose_files
 from propeller.federation.offload import Offload
 from propeller.fl.versions import ModelVersion
-from propeller.ports import Clock, ModelStore
+from propeller.ports import Clock
+from propeller.stores import ModelStore
 from propeller.wire import codec
 from propeller.wire.models import StoreFiles
 
