@@ -2,7 +2,7 @@
 
 import pytest
 
-from propeller.cli import render
+from propeller.cli import render, tables_of_training
 from propeller.cli.experiments import _csv, _models, _points, experiment_in
 from propeller.errors import BadInput, NotFound
 from propeller.wire.experiments import MetricRow
@@ -74,9 +74,9 @@ def test_a_metric_is_drawn_from_evaluations_where_they_have_it(capsys):
     for rows, metric in ((ROWS, "unknown"), ([], "")):
         with pytest.raises(NotFound):
             _points(rows, metric)
-    render.show(render.Bars(metric="loss", points=[(1, 0.6), (2, 0.3), (3, 0.0)]), as_json=False)
+    render.show(tables_of_training.Bars(metric="loss", points=[(1, 0.6), (2, 0.3), (3, 0.0)]), as_json=False)
     lengths = [line.count("█") for line in capsys.readouterr().out.splitlines()]
-    assert lengths == [0, render.BAR_CHARS, render.BAR_CHARS // 2, 0]
+    assert lengths == [0, tables_of_training.BAR_CHARS, tables_of_training.BAR_CHARS // 2, 0]
 
 
 def test_numbers_go_to_other_programs():

@@ -28,7 +28,7 @@ Folder = Annotated[Path | None, typer.Option("--from", help="Your own copy, wher
 @app.command("list")
 def list_sets(ctx: typer.Context) -> None:
     """The data sets that can be had."""
-    from propeller.cli.render import rows
+    from propeller.cli.tables import rows
     from propeller.roles.ready_data import KINDS
 
     shown = [
@@ -53,7 +53,7 @@ def get(
     folder: Folder = None,
 ) -> None:
     """Write a whole data set, scaled, as one document."""
-    from propeller.cli.render import rows
+    from propeller.cli.tables import rows
     from propeller.roles.ready_data import deal
 
     made = deal(name, 1, hold_out=0.0, folder=folder)
@@ -76,7 +76,7 @@ def partition(
     folder: Folder = None,
 ) -> None:
     """Split a data set: rows held out, the others dealt to clients, into files or a data store, or both."""
-    from propeller.cli.render import rows
+    from propeller.cli.tables import rows
     from propeller.roles.ready_data import deal
 
     proplets = commas(to)

@@ -153,7 +153,7 @@ def rounds(ctx: typer.Context, experiment_id: Id, offset: Offset = 0, limit: Lim
 
 def models(ctx: typer.Context, experiment_id: Id) -> None:
     """The model versions that it made, with what was measured of each."""
-    from propeller.cli.render import Records
+    from propeller.cli.tables_of_training import Records
 
     with session(ctx).client() as client:
         named = _named(client, experiment_id)
@@ -210,7 +210,7 @@ def plot(
     to: To = None,
 ) -> None:
     """Draw a metric over the rounds: as bars, or with `--to FILE.png` as a picture."""
-    from propeller.cli.render import Bars
+    from propeller.cli.tables_of_training import Bars
 
     with session(ctx).client() as client:
         chosen, points = _points(client.fl.metrics(_named(client, experiment_id)).rows, metric)

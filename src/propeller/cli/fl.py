@@ -50,7 +50,7 @@ def configure(
 @app.command()
 def strategies(ctx: typer.Context) -> None:
     """The strategies of this installation, those of installed packages among them."""
-    from propeller.cli.render import rows
+    from propeller.cli.tables import rows
     from propeller.fl.strategies.registry import offered
 
     shown = [

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from rich.live import Live
 
-from propeller.cli.render import console, rendered, waited_for
+from propeller.cli.render import console, rendered
+from propeller.cli.tables_of_tasks import waited_for
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ TaskId = Annotated[str, typer.Argument(metavar="TASK")]
 @app.command("list")
 def list_schedules(ctx: typer.Context, offset: Offset = 0, limit: Limit = 10, watch: Watch = False) -> None:
     """Tasks with a next run, soonest first."""
-    from propeller.cli.render import schedules
+    from propeller.cli.tables_of_tasks import schedules
 
     with session(ctx).client() as client:
         session(ctx).repeat(
@@ -33,7 +33,7 @@ def set_schedule(
     once: Annotated[bool, typer.Option("--once", help="The next time only.")] = False,
 ) -> None:
     """Have a task started whenever the clock fits, or the next time only."""
-    from propeller.cli.render import schedules
+    from propeller.cli.tables_of_tasks import schedules
     from propeller.wire.tasks import TaskBody, TaskPage
 
     body = TaskBody(schedule=cron, timezone=timezone, is_recurring=not once)
