@@ -11,8 +11,9 @@ from random import Random
 from typing import Literal
 
 from propeller import limits
-from propeller.bus.inbox import Greeter, Handler, Inbox
-from propeller.bus.outgoing import Backoff, check_outgoing
+from propeller.bus.healing import HealingBus
+from propeller.bus.inbox import Greeter, Inbox
+from propeller.bus.outgoing import check_outgoing
 from propeller.errors import Denied
 from propeller.ports import BusSession, Message
 from propeller.wire.filters import matches
@@ -184,7 +185,7 @@ class MemoryBroker:
         return allowed
 
 
-class MemoryBus:
+class MemoryBus(HealingBus):
     """A client of a `MemoryBroker`, behind `ports.Bus`.
 
     Cancelling `run` leaves in good manner, without the last will; for a process that is killed, call the
@@ -192,32 +193,16 @@ class MemoryBus:
     """
 
     def __init__(self, broker: MemoryBroker, client_id: str, *, random: Random, password: str = "") -> None:
+        super().__init__(random)
         self._broker = broker
         self._client_id = client_id
         self._password = password
-        self._backoff = Backoff(random)
-        self._inbox = Inbox()
         self._link: _Link | None = None
-        self._connections = 0
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection."""
         return self._link is not None and not self._link.closed.is_set()
-
-    @property
-    def dropped(self) -> int:
-        """Messages that arrived and were dropped: oversized, or for want of room (see `bus.inbox`)."""
-        return self._inbox.dropped
-
-    @property
-    def reconnects(self) -> int:
-        """Connections made after the first."""
-        return max(0, self._connections - 1)
-
-    async def run(self, session: BusSession, on_message: Handler, on_connect: Greeter | None = None) -> None:
-        """See `ports.Bus.run`. `on_connect` takes its turn among the messages, never beside one."""
-        await self._inbox.handle_during(self._stay_connected(session, on_connect), on_message)
 
     async def publish(self, message: Message) -> bool:
         """See `ports.Bus.publish`. Raises `BadInput` and `TooLarge` as the MQTT client does."""
@@ -229,27 +214,19 @@ class MemoryBus:
         await asyncio.sleep(0)
         return True
 
-    async def _stay_connected(self, session: BusSession, on_connect: Greeter | None) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            began_s = loop.time()
-            connections = self._connections
-            try:
-                await self._connect_once(session, on_connect)
-            except Denied:
-                if not self._connections:
-                    raise
-            lasted_s = loop.time() - began_s if self._connections > connections else 0.0
-            await asyncio.sleep(self._backoff.next_s(lasted_s))
+    async def _live_once(self, session: BusSession, on_connect: Greeter | None) -> None:
+        try:
+            await self._connect_once(session, on_connect)
+        except Denied:
+            if not self._connections:
+                raise
 
     async def _connect_once(self, session: BusSession, on_connect: Greeter | None) -> None:
         link = self._broker.connect(self._client_id, self._password, session, self._inbox)
         if link is None:
             return
         self._link = link
-        self._connections += 1
-        if on_connect:
-            self._inbox.greet(on_connect)
+        self._stands(on_connect)
         try:
             await link.closed.wait()
         finally:

@@ -9,9 +9,10 @@ import logging
 import ssl
 from random import Random
 
-from propeller.bus.inbox import Greeter, Handler, Inbox
+from propeller.bus.healing import HealingBus
+from propeller.bus.inbox import Greeter
 from propeller.bus.link import Link, LinkLost, connect_packet
-from propeller.bus.outgoing import Backoff, check_outgoing
+from propeller.bus.outgoing import check_outgoing
 from propeller.errors import Denied
 from propeller.ports import BusSession, Message
 
@@ -24,7 +25,7 @@ _REFUSED = 0x80
 log = logging.getLogger(__name__)
 
 
-class MqttBus:
+class MqttBus(HealingBus):
     """A connection to an MQTT broker as `username`. `tls` is the context to use, None for plain TCP.
 
     `clean` False asks the broker to keep the session while away, which our own roles never need.
@@ -42,34 +43,18 @@ class MqttBus:
         tls: ssl.SSLContext | None = None,
         clean: bool = True,
     ) -> None:
+        super().__init__(random)
         self._host, self._port = host, port
         self._username, self._password = username, password
         self._client_id = client_id
         self._tls = tls
         self._clean = clean
-        self._backoff = Backoff(random)
-        self._inbox = Inbox()
         self._link: Link | None = None
-        self._connections = 0
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection whose subscriptions stand."""
         return self._link is not None
-
-    @property
-    def dropped(self) -> int:
-        """Messages that arrived and were dropped: oversized, or for want of room (see `bus.inbox`)."""
-        return self._inbox.dropped
-
-    @property
-    def reconnects(self) -> int:
-        """Connections made after the first."""
-        return max(0, self._connections - 1)
-
-    async def run(self, session: BusSession, on_message: Handler, on_connect: Greeter | None = None) -> None:
-        """See `ports.Bus.run`. `on_connect` takes its turn among the messages, never beside one."""
-        await self._inbox.handle_during(self._stay_connected(session, on_connect), on_message)
 
     async def publish(self, message: Message) -> bool:
         """See `ports.Bus.publish`. True once the broker has acknowledged it.
@@ -80,24 +65,18 @@ class MqttBus:
         link = self._link
         return await link.publish(message) if link is not None else False
 
-    async def _stay_connected(self, session: BusSession, on_connect: Greeter | None) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            began_s = loop.time()
-            connections = self._connections
-            try:
-                await self._connect_once(session, on_connect)
-            except LinkLost as error:
-                if error.code in _DENIED and not self._connections:
-                    raise Denied(
-                        f"the MQTT broker at {self._host}:{self._port} refuses {self._username!r} ({error}): "
-                        "check the client id and its API key, and that the broker has these credentials"
-                    ) from error
-                self._report(error)
-            except (OSError, TimeoutError) as error:
-                self._report(error)
-            lasted_s = loop.time() - began_s if self._connections > connections else 0.0
-            await asyncio.sleep(self._backoff.next_s(lasted_s))
+    async def _live_once(self, session: BusSession, on_connect: Greeter | None) -> None:
+        try:
+            await self._connect_once(session, on_connect)
+        except LinkLost as error:
+            if error.code in _DENIED and not self._connections:
+                raise Denied(
+                    f"the MQTT broker at {self._host}:{self._port} refuses {self._username!r} ({error}): "
+                    "check the client id and its API key, and that the broker has these credentials"
+                ) from error
+            self._report(error)
+        except (OSError, TimeoutError) as error:
+            self._report(error)
 
     def _report(self, error: Exception) -> None:
         log.info("no connection to the MQTT broker at %s:%d: %s", self._host, self._port, error)
@@ -108,9 +87,7 @@ class MqttBus:
         try:
             await self._introduce(link, session)
             self._link = link
-            self._connections += 1
-            if on_connect:
-                self._inbox.greet(on_connect)
+            self._stands(on_connect)
             raise await asyncio.shield(link.lost)
         finally:
             self._link = None
