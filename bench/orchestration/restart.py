@@ -18,7 +18,7 @@ from propeller.core.task import Task
 from propeller.ports import Instant
 from propeller.storage.manager_store import ROLE, SqlManagerStore
 from propeller.storage.sqlite import Database
-from propeller.stores import ManagerChange, SaveTask
+from propeller.stores.manager import ManagerChange, SaveTask
 
 WAITING = 1000
 _CHUNK = 1000

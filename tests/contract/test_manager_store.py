@@ -18,7 +18,7 @@ from propeller.ports import Instant
 from propeller.storage.manager_memory import MemoryManagerStore
 from propeller.storage.manager_store import ROLE, SqlManagerStore
 from propeller.storage.sqlite import Database
-from propeller.stores import (
+from propeller.stores.manager import (
     DropFlow,
     DropLaunch,
     DropTask,

@@ -1,4 +1,4 @@
-"""What every `fl.store.CoordinatorStore` promises."""
+"""What every `stores.CoordinatorStore` promises."""
 
 from dataclasses import replace
 
@@ -11,7 +11,10 @@ from propeller.fl.model_ref import ModelRef
 from propeller.fl.plan import plan
 from propeller.fl.round import RoundState
 from propeller.fl.round_events import Accepted
-from propeller.fl.store import (
+from propeller.storage.coordinator_memory import MemoryCoordinatorStore
+from propeller.storage.coordinator_store import ROLE, SqlCoordinatorStore
+from propeller.storage.sqlite import Database
+from propeller.stores.coordinator import (
     Changes,
     Content,
     ExperimentRecord,
@@ -20,9 +23,6 @@ from propeller.fl.store import (
     StoredUpdate,
     UpdateRecord,
 )
-from propeller.storage.coordinator_memory import MemoryCoordinatorStore
-from propeller.storage.coordinator_store import ROLE, SqlCoordinatorStore
-from propeller.storage.sqlite import Database
 
 BASE = "m/d/c/c"
 

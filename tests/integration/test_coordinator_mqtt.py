@@ -4,9 +4,9 @@ from dataclasses import replace
 from coordinator_world import SECRET, TOPICS, run, update
 
 from propeller import limits
-from propeller.fl.store import Notice
 from propeller.fl.token import make_token
 from propeller.ports import Message
+from propeller.stores.coordinator import Notice
 
 NOTICE = Notice(round_id="r9", kind="start", payload=b"", created_wall_s=2e9)
 START, NEXT = "m/d/c/c/fl/rounds/start", "m/d/c/c/fl/rounds/next"

@@ -3,7 +3,7 @@
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task
 from propeller.manager.api.views import task_view
-from propeller.stores import TaskRecord
+from propeller.stores.manager import TaskRecord
 
 
 def shown(state, attempt_state, reason=""):

@@ -46,7 +46,7 @@ from propeller.storage.manager_store import ROLE as STORAGE_ROLE
 from propeller.storage.manager_store import SqlManagerStore
 from propeller.storage.opening import open_database
 from propeller.storage.task_logs import FileTaskLogs, MemoryTaskLogs
-from propeller.stores import ManagerStore
+from propeller.stores.manager import ManagerStore
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 from propeller.wire.topics import FromProplet

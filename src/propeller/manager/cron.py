@@ -17,7 +17,7 @@ from propeller.errors import CallerError, Conflict, NotFound, PropellerError
 from propeller.manager.definitions import scheduled
 from propeller.manager.tasks import Tasks
 from propeller.ports import Clock
-from propeller.stores import ManagerStore
+from propeller.stores.manager import ManagerStore
 from propeller.telemetry.logs import logger
 
 _CAUSE = "schedule"

@@ -17,7 +17,7 @@ from propeller.errors import BadInput, CallerError, Conflict, NotFound, Propelle
 from propeller.manager.flowstate import FlowState, check_size, graph_of, load, load_record
 from propeller.manager.tasks import Tasks
 from propeller.ports import Clock
-from propeller.stores import ManagerStore, SaveFlow, SaveTask, SettleFlow, TaskRecord
+from propeller.stores.manager import ManagerStore, SaveFlow, SaveTask, SettleFlow, TaskRecord
 from propeller.telemetry.logs import logger
 from propeller.wire.flows import JobBody, WorkflowBody
 from propeller.wire.tasks import TaskBody

@@ -8,7 +8,7 @@ from propeller.core.flow import Flow, Graph, Node, Seen, answers, due, unmet
 from propeller.core.run import SHOWN
 from propeller.core.task import Task
 from propeller.errors import Conflict, TooLarge
-from propeller.stores import FlowRecord, ManagerStore, TaskRecord
+from propeller.stores.manager import FlowRecord, ManagerStore, TaskRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from propeller.errors import BadInput, Conflict, PropellerError, Unsupported
 from propeller.manager.api.views import task_view
 from propeller.manager.coordinator import CoordinatorClient, KnownExperiment
 from propeller.manager.tasks import Tasks
-from propeller.stores import TaskRecord
+from propeller.stores.manager import TaskRecord
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody, SelectorBody, StrategyBody
 from propeller.wire.tasks import FederatedBody, TaskView

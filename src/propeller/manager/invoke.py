@@ -17,7 +17,7 @@ from propeller.core.ids import new_id
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.errors import BadInput, Conflict, PeerError, PeerRefused, PeerUnavailable, TooLarge
 from propeller.ports import Bus, Clock, Message
-from propeller.stores import ManagerStore
+from propeller.stores.manager import ManagerStore
 from propeller.wire import codec
 from propeller.wire.messages import Invoke, InvokeResult
 from propeller.wire.tasks import InvokeBody

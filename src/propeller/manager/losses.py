@@ -11,7 +11,7 @@ from propeller.core.run import RunState
 from propeller.errors import CallerError, NotFound, PropellerError
 from propeller.fl.launch import Launch
 from propeller.manager.coordinator import CoordinatorClient
-from propeller.stores import ManagerStore
+from propeller.stores.manager import ManagerStore
 from propeller.telemetry.logs import about, logger
 
 _RETRY_S = 2.0

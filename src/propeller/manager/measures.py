@@ -12,7 +12,7 @@ from propeller.core.engine import Engine
 from propeller.core.ids import check_id
 from propeller.errors import PropellerError
 from propeller.ports import Clock
-from propeller.stores import ManagerStore, SaveMetric
+from propeller.stores.manager import ManagerStore, SaveMetric
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 from propeller.wire import codec

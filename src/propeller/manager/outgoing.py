@@ -18,7 +18,7 @@ from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.dispatch import start_message, stop_message
 from propeller.ports import Blobs, Bus, Message
-from propeller.stores import ManagerStore
+from propeller.stores.manager import ManagerStore
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 from propeller.wire import codec

@@ -42,7 +42,7 @@ from propeller.manager.round_work import (
 )
 from propeller.manager.tasks import Tasks
 from propeller.ports import Bus, Clock, Message
-from propeller.stores import DropLaunch, ManagerChange, ManagerStore, SaveLaunch, SaveTask
+from propeller.stores.manager import DropLaunch, ManagerChange, ManagerStore, SaveLaunch, SaveTask
 from propeller.telemetry.logs import about, logger
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody

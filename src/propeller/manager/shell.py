@@ -15,7 +15,7 @@ from propeller.core.engine import Engine
 from propeller.core.ledger import Now
 from propeller.errors import Bug, CallerError, PropellerError
 from propeller.ports import Clock
-from propeller.stores import ManagerChange, ManagerStore
+from propeller.stores.manager import ManagerChange, ManagerStore
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 

@@ -27,7 +27,7 @@ from propeller.manager.definitions import defined, merged
 from propeller.manager.flowstate import answers_of, graph_of, load
 from propeller.manager.shell import Shell
 from propeller.ports import Blobs, Clock
-from propeller.stores import (
+from propeller.stores.manager import (
     DropFlow,
     DropTask,
     ManagerChange,

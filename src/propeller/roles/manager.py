@@ -1,4 +1,4 @@
-"""The manager with its real adapters: SQLite, files, MQTT and HTTP. It decides nothing."""
+"""The manager with its real adapters: databases, files, MQTT and HTTP. It decides nothing."""
 
 import asyncio
 import socket

@@ -6,7 +6,8 @@ It survives a simulated crash: keep the object and hand it to the next coordinat
 from collections.abc import Sequence
 
 from propeller.fl.round import TERMINAL, RoundState
-from propeller.fl.store import (
+from propeller.storage.coordinator_store import already_submitted
+from propeller.stores.coordinator import (
     Changes,
     ExperimentRecord,
     Live,
@@ -16,11 +17,10 @@ from propeller.fl.store import (
     StoredUpdate,
     UpdateRecord,
 )
-from propeller.storage.coordinator_store import already_submitted
 
 
 class MemoryCoordinatorStore:
-    """`fl.store.CoordinatorStore` in dictionaries, which keep the order of creation."""
+    """`stores.CoordinatorStore` in dictionaries, which keep the order of creation."""
 
     def __init__(self) -> None:
         self._experiments: dict[str, ExperimentRecord] = {}
@@ -29,7 +29,7 @@ class MemoryCoordinatorStore:
         self._notices: dict[tuple[str, NoticeKind], Notice] = {}
 
     async def commit(self, changes: Changes) -> None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         new: set[tuple[str, str]] = set()
         for update in changes.updates:
             key = update.record.round_id, update.record.accepted.participant
@@ -46,7 +46,7 @@ class MemoryCoordinatorStore:
             self._notices.pop(key, None)
 
     async def live(self) -> Live:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return Live(
             experiments=[one for one in self._experiments.values() if not one.experiment.over],
             rounds=[
@@ -58,29 +58,29 @@ class MemoryCoordinatorStore:
         )
 
     async def experiment(self, series: str) -> ExperimentRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return self._experiments.get(series)
 
     async def latest_experiment(self, experiment_id: str) -> ExperimentRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         found = [
             one for one in self._experiments.values() if one.experiment.spec.experiment_id == experiment_id
         ]
         return found[-1] if found else None
 
     async def experiments(self, *, offset: int, limit: int) -> tuple[int, list[ExperimentRecord]]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         found = list(self._experiments.values())[::-1]
         return len(found), found[offset : offset + limit]
 
     async def round(self, round_id: str) -> RoundRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return self._rounds.get(round_id)
 
     async def rounds(
         self, *, offset: int, limit: int, experiment_id: str | None = None
     ) -> tuple[int, list[RoundRecord]]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         found = [
             one
             for one in reversed(self._rounds.values())
@@ -89,11 +89,11 @@ class MemoryCoordinatorStore:
         return len(found), found[offset : offset + limit]
 
     async def taken(self, round_ids: Sequence[str]) -> str | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return next((one for one in round_ids if one in self._rounds), None)
 
     async def last_completed(self) -> RoundRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         completed = [
             one
             for one in self._rounds.values()
@@ -102,26 +102,26 @@ class MemoryCoordinatorStore:
         return max(reversed(completed), key=lambda one: one.started_wall_s, default=None)
 
     async def updates(self, round_id: str) -> list[UpdateRecord]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return [one.record for one in await self.contents(round_id)]
 
     async def late_update(self, origin: str, participant: str) -> UpdateRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         sent = (known.get(participant) for known in self._updates.values())
         return next((one.record for one in sent if one and one.record.origin == origin), None)
 
     async def updates_of(self, experiment_id: str) -> list[UpdateRecord]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         rounds = [one for one in self._rounds.values() if one.spec.experiment_id == experiment_id]
         return [
             update.record for one in rounds for update in self._updates.get(one.spec.round_id, {}).values()
         ]
 
     async def refers_to(self, blob: str) -> bool:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return any(one.content.blob == blob for sent in self._updates.values() for one in sent.values())
 
     async def contents(self, round_id: str) -> list[StoredUpdate]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         known = self._updates.get(round_id, {})
         return [known[participant] for participant in sorted(known)]

@@ -12,7 +12,9 @@ import msgspec
 
 from propeller.errors import Conflict
 from propeller.fl.round_events import Accepted
-from propeller.fl.store import (
+from propeller.storage.connection import Connection, Row, SqlDatabase, is_taken
+from propeller.storage.queries import Queries
+from propeller.stores.coordinator import (
     Changes,
     Content,
     ExperimentRecord,
@@ -23,8 +25,6 @@ from propeller.fl.store import (
     StoredUpdate,
     UpdateRecord,
 )
-from propeller.storage.connection import Connection, Row, SqlDatabase, is_taken
-from propeller.storage.queries import Queries
 
 T = TypeVar("T")
 
@@ -38,39 +38,39 @@ _update = msgspec.json.Decoder(UpdateRecord).decode
 
 
 class SqlCoordinatorStore:
-    """`fl.store.CoordinatorStore` over an open `SqlDatabase` of `ROLE`, which it does not close."""
+    """`stores.CoordinatorStore` over an open `SqlDatabase` of `ROLE`, which it does not close."""
 
     def __init__(self, database: SqlDatabase) -> None:
         self._database = database
 
     async def commit(self, changes: Changes) -> None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         await self._database.write(partial(_write, changes))
 
     async def live(self) -> Live:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return await self._database.read(_live)
 
     async def experiment(self, series: str) -> ExperimentRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return await self._one(_experiment, "experiment", series=series)
 
     async def latest_experiment(self, experiment_id: str) -> ExperimentRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return await self._one(_experiment, "latest_experiment", experiment_id=experiment_id)
 
     async def experiments(self, *, offset: int, limit: int) -> tuple[int, list[ExperimentRecord]]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return await self._page(_experiment, "experiments", offset=offset, limit=limit)
 
     async def round(self, round_id: str) -> RoundRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return await self._one(_round, "round", round_id=round_id)
 
     async def rounds(
         self, *, offset: int, limit: int, experiment_id: str | None = None
     ) -> tuple[int, list[RoundRecord]]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         if experiment_id is None:
             return await self._page(_round, "rounds", offset=offset, limit=limit)
         return await self._page(
@@ -78,35 +78,35 @@ class SqlCoordinatorStore:
         )
 
     async def taken(self, round_ids: Sequence[str]) -> str | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         wanted = msgspec.json.encode(list(round_ids)).decode()
         rows = await self._rows("taken", round_ids=wanted)
         return rows[0]["round_id"] if rows else None
 
     async def last_completed(self) -> RoundRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return await self._one(_round, "last_completed")
 
     async def updates(self, round_id: str) -> list[UpdateRecord]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return [_update(row["record"]) for row in await self._rows("updates", round_id=round_id)]
 
     async def late_update(self, origin: str, participant: str) -> UpdateRecord | None:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         rows = await self._rows("late_update", origin=origin, participant=participant)
         return _update(rows[0]["record"]) if rows else None
 
     async def updates_of(self, experiment_id: str) -> list[UpdateRecord]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         rows = await self._rows("updates_of_experiment", experiment_id=experiment_id)
         return [_update(row["record"]) for row in rows]
 
     async def refers_to(self, blob: str) -> bool:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return bool((await self._rows("count_blob", blob=blob))[0]["uses"])
 
     async def contents(self, round_id: str) -> list[StoredUpdate]:
-        """See `fl.store.CoordinatorStore`."""
+        """See `stores.CoordinatorStore`."""
         return [
             StoredUpdate(
                 record=_update(row["record"]), content=Content(inline=row["content"], blob=row["blob"] or "")

@@ -17,7 +17,7 @@ from propeller.errors import Conflict
 from propeller.ports import Instant
 from propeller.storage.connection import Connection, Row, SqlDatabase
 from propeller.storage.queries import Queries
-from propeller.stores import (
+from propeller.stores.manager import (
     DropFlow,
     FlowRecord,
     MetricKind,

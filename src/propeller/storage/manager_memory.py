@@ -15,7 +15,7 @@ from propeller.fl.launch import Launch, LaunchState
 from propeller.ports import Clock, Instant
 from propeller.storage.manager_history import flow_taken, joined_parts, run_event
 from propeller.storage.manager_store import id_taken, rearmed, round_taken, unknown_task
-from propeller.stores import (
+from propeller.stores.manager import (
     DropFlow,
     DropLaunch,
     DropTask,

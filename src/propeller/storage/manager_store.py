@@ -21,7 +21,7 @@ from propeller.ports import Clock, Instant
 from propeller.storage import manager_history as history
 from propeller.storage.connection import Connection, Row, SqlDatabase
 from propeller.storage.queries import Queries
-from propeller.stores import (
+from propeller.stores.manager import (
     DropLaunch,
     DropTask,
     ManagerChange,

@@ -24,11 +24,11 @@ from propeller.federation.coordinator.views import (
     status_view,
     task_view,
 )
-from propeller.fl.store import RoundRecord
 from propeller.fl.update_format import JSON, WHOLE, Format, parse_format
 from propeller.http.answers import AnyRequest
 from propeller.http.large import file_answer
 from propeller.http.server import json_body, json_bytes, media_type
+from propeller.stores.coordinator import RoundRecord
 from propeller.wire import codec
 from propeller.wire.experiments import (
     DrawnBody,

@@ -8,9 +8,9 @@ from propeller.federation.coordinator.api import routes
 from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.federation.coordinator.shell import Coordinator
 from propeller.federation.offload import Offload
-from propeller.fl.store import CoordinatorStore
 from propeller.http.server import create_app
 from propeller.ports import BlobFiles, Bus, Clock, HttpStreams
+from propeller.stores.coordinator import CoordinatorStore
 from propeller.telemetry.metrics import RoleMetrics
 
 ROLE = "coordinator"

@@ -42,7 +42,9 @@ from propeller.fl.round_events import (
     Tick,
 )
 from propeller.fl.round_spec import RoundSpec
-from propeller.fl.store import (
+from propeller.fl.update import Update
+from propeller.ports import Instant
+from propeller.stores.coordinator import (
     Content,
     ExperimentRecord,
     Live,
@@ -51,8 +53,6 @@ from propeller.fl.store import (
     StoredUpdate,
     UpdateRecord,
 )
-from propeller.fl.update import Update
-from propeller.ports import Instant
 
 
 class Engine:

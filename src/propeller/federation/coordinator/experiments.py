@@ -18,11 +18,11 @@ from propeller.fl.plan import Evaluation, ExperimentSpec, Stopping, plan
 from propeller.fl.round_events import Joined
 from propeller.fl.round_spec import RoundSpec
 from propeller.fl.selection import Selection
-from propeller.fl.store import CoordinatorStore, ExperimentRecord
 from propeller.fl.strategies.base import too_few
 from propeller.fl.strategies.fedbuff import FedBuff
 from propeller.fl.strategies.registry import DEFAULT, strategy, told
 from propeller.fl.update_format import parse_format
+from propeller.stores.coordinator import CoordinatorStore, ExperimentRecord
 from propeller.wire import codec
 from propeller.wire.experiments import DrawnBody, EvaluationBody, ExperimentBody, JoinBody, LateBody, LostBody
 

@@ -31,12 +31,12 @@ from propeller.fl.formats import unpack
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.round import Round
 from propeller.fl.round_events import Refusal
-from propeller.fl.store import Content, CoordinatorStore
 from propeller.fl.strategies.registry import strategy
 from propeller.fl.tensors import Tensors
 from propeller.fl.token import verify_token
 from propeller.fl.update import Draft, Terms, Update
 from propeller.ports import BlobFiles, Instant
+from propeller.stores.coordinator import Content, CoordinatorStore
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,7 +9,8 @@ from propeller.fl.experiment import Evaluated, ExperimentEvent, RoundDone, Round
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.round import Round, RoundState
 from propeller.fl.round_events import Accepted
-from propeller.fl.store import (
+from propeller.ports import Instant
+from propeller.stores.coordinator import (
     Changes,
     ExperimentRecord,
     Notice,
@@ -17,7 +18,6 @@ from propeller.fl.store import (
     RoundRecord,
     StoredUpdate,
 )
-from propeller.ports import Instant
 
 
 @dataclass(slots=True, kw_only=True)

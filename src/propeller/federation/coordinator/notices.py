@@ -10,7 +10,7 @@ from propeller.fl.plan import ExperimentSpec
 from propeller.fl.round import Round, RoundState
 from propeller.fl.round_spec import RoundSpec
 from propeller.fl.selection import Selection
-from propeller.fl.store import Notice
+from propeller.stores.coordinator import Notice
 from propeller.wire import codec
 from propeller.wire.experiments import LateBody, SelectorBody
 from propeller.wire.rounds import RoundComplete, RoundNext, RoundStart

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from propeller import limits
 from propeller.errors import Bug, CallerError
-from propeller.fl.store import Notice, NoticeKind
 from propeller.ports import Bus, Clock, Message
+from propeller.stores.coordinator import Notice, NoticeKind
 from propeller.telemetry.logs import logger
 from propeller.wire.topics import Topics
 

@@ -26,11 +26,11 @@ from propeller.federation.offload import Offload
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.round import RoundState
 from propeller.fl.round_events import Aggregated, AggregationFailed
-from propeller.fl.store import Changes, CoordinatorStore, NoticeKind, StoredUpdate
 from propeller.fl.strategies.registry import strategy
 from propeller.fl.token import make_token, verify_token
 from propeller.fl.update import mean_metrics
 from propeller.ports import BlobFiles, Bus, BusSession, Clock, HttpStreams, Instant
+from propeller.stores.coordinator import Changes, CoordinatorStore, NoticeKind, StoredUpdate
 from propeller.telemetry.logs import about, logger
 from propeller.telemetry.metrics import RoleMetrics
 from propeller.wire.models import UpdateSource

@@ -9,7 +9,7 @@ from propeller.fl.experiment import Phase
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.plan import EVALUATION
 from propeller.fl.round import RoundState
-from propeller.fl.store import ExperimentRecord, RoundRecord, UpdateRecord
+from propeller.stores.coordinator import ExperimentRecord, RoundRecord, UpdateRecord
 from propeller.wire.experiments import (
     EvaluationBody,
     ExperimentDetail,

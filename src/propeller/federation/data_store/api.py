@@ -15,7 +15,7 @@ from propeller.federation.offload import Offload
 from propeller.http.answers import AnyRequest
 from propeller.http.large import json_answer
 from propeller.http.server import json_bytes
-from propeller.stores import DatasetStore
+from propeller.stores.models import DatasetStore
 from propeller.telemetry.logs import logger
 
 Credentials = Callable[[str, str], bool]

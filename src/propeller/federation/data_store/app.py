@@ -13,7 +13,7 @@ from propeller.storage.blobs import FileBlobs
 from propeller.storage.dataset_store import ROLE as STORAGE_ROLE
 from propeller.storage.dataset_store import SqlDatasetStore
 from propeller.storage.opening import open_database
-from propeller.stores import DatasetStore
+from propeller.stores.models import DatasetStore
 from propeller.telemetry.logs import logger
 from propeller.telemetry.metrics import RoleMetrics
 

@@ -22,7 +22,7 @@ from propeller.http.answers import AnyRequest
 from propeller.http.large import file_answer, json_answer
 from propeller.http.server import json_bytes, media_type
 from propeller.ports import Clock
-from propeller.stores import ModelStore
+from propeller.stores.models import ModelStore
 from propeller.telemetry.logs import logger
 from propeller.wire.models import MODEL_FILES, SAFETENSORS, StoreFiles
 

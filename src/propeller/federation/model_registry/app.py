@@ -17,7 +17,7 @@ from propeller.storage.blobs import FileBlobs
 from propeller.storage.model_store import ROLE as STORAGE_ROLE
 from propeller.storage.model_store import SqlModelStore
 from propeller.storage.opening import open_database
-from propeller.stores import ModelStore
+from propeller.stores.models import ModelStore
 from propeller.telemetry.metrics import RoleMetrics
 
 ROLE = "model-registry"

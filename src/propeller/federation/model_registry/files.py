@@ -13,7 +13,7 @@ from propeller.federation.model_registry.content import propose_files
 from propeller.federation.offload import Offload
 from propeller.fl.versions import ModelVersion
 from propeller.ports import Clock
-from propeller.stores import ModelStore
+from propeller.stores.models import ModelStore
 from propeller.wire import codec
 from propeller.wire.models import StoreFiles
 

@@ -11,7 +11,7 @@ from propeller import limits
 from propeller.federation.model_registry.content import render
 from propeller.federation.offload import Offload
 from propeller.fl.versions import ModelVersion
-from propeller.stores import ModelStore
+from propeller.stores.models import ModelStore
 
 
 class Rendered:

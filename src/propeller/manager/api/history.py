@@ -8,7 +8,7 @@ from litestar.params import FromPath
 from propeller import limits
 from propeller.manager.api.paging import Limit, Offset
 from propeller.manager.tasks import Tasks
-from propeller.stores import ManagerStore, TaskEvent
+from propeller.stores.manager import ManagerStore, TaskEvent
 from propeller.wire.history import EventPage, EventView, MetricsPage
 from propeller.wire.tasks import rfc3339
 

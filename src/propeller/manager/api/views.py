@@ -12,7 +12,7 @@ from propeller.core.proplet import Proplet
 from propeller.core.retry import Disconnect, Retry
 from propeller.core.run import SHOWN, Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task, TaskState
-from propeller.stores import TaskRecord
+from propeller.stores.manager import TaskRecord
 from propeller.wire.tasks import (
     AffinityBody,
     AttemptView,

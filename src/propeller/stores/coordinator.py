@@ -1,6 +1,6 @@
 """What the coordinator remembers, and the Protocol of the store that remembers it. No I/O here.
 
-The SQLite adapter and its in-memory twin pass one contract suite. A change is durable when `commit` returns;
+A change is durable when `commit` returns;
 all changes of one `commit` happen, or none.
 """
 
