@@ -34,7 +34,7 @@ from propeller.roles.emulate_wishes import Wishes
 from propeller.roles.identity import Config, read_config
 from propeller.roles.layout import DataDir, Running
 
-READY_S: Final = 30.0
+READY_S: Final = 180.0
 """From the last device's start to the manager's seeing it."""
 POLL_S: Final = 0.2
 MIB: Final = 1024 * 1024
