@@ -16,7 +16,6 @@ from typing import NamedTuple
 import pytest
 from walk_system import PROPELLER, ROOT, System, started, until
 
-
 HOWTOS = ROOT / "docs" / "howto"
 START = HOWTOS / "README.md"
 PAGES = sorted(page for page in HOWTOS.glob("*.md") if page != START)
