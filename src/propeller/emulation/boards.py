@@ -36,6 +36,8 @@ class Board:
     gateway: bool = False
     """Whether it runs Linux and the ordinary proplet."""
     boot_s_max: float = 30.0
+    ready_s_max: float = 30.0
+    """From the last device's start to the manager's seeing it."""
 
 
 ZEPHYR_X86: Final = Board(
@@ -67,6 +69,7 @@ LINUX_X86: Final = Board(
     card="virtio-net-pci,netdev=n0,romfile=",
     gateway=True,
     boot_s_max=90.0,
+    ready_s_max=180.0,
 )
 PLAIN: Final = Board(
     name="plain", program="", package="", machine=(), memory_mb=0, memory_fixed=True, emulated=False

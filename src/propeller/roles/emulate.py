@@ -34,8 +34,6 @@ from propeller.roles.emulate_wishes import Wishes
 from propeller.roles.identity import Config, read_config
 from propeller.roles.layout import DataDir, Running
 
-READY_S: Final = 180.0
-"""From the last device's start to the manager's seeing it."""
 POLL_S: Final = 0.2
 MIB: Final = 1024 * 1024
 
@@ -195,7 +193,7 @@ async def _ready(client: AsyncClient, fleet: Fleet, ids: Sequence[str]) -> None:
             code="no_devices",
         )
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(READY_S):
+        async with asyncio.timeout(max(one.plan.board.ready_s_max for one in fleet.devices.values())):
             # The manager tells nobody who is alive; one has to ask.
             while not started <= await alive(client):  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
