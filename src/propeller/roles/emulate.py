@@ -111,7 +111,7 @@ async def run_once(stage: Stage, wishes: Wishes) -> Outcome:
         await rounds.prepare()
         boot_s = monotonic()
         await fleet.boot()
-        await _ready(client, fleet, ids)
+        await _ready(client, fleet, ids, max(board.ready_s_max for board in wishes.fleet()))
         connect_s = monotonic() - boot_s
         ready = len(await alive(client) & set(ids))
         stage.show.print(f"{ready} of {wishes.devices} devices ready after {connect_s:.1f} s")
@@ -183,8 +183,8 @@ async def alive(client: AsyncClient) -> set[str]:
     return {one.id for one in page.proplets}
 
 
-async def _ready(client: AsyncClient, fleet: Fleet, ids: Sequence[str]) -> None:
-    """Until the manager hears everybody that started, or a while has passed."""
+async def _ready(client: AsyncClient, fleet: Fleet, ids: Sequence[str], ready_s_max: float) -> None:
+    """Until the manager hears everybody that started, or the slowest board's time has passed."""
     off = {one.plan.identity.id for one in fleet.devices.values() if not one.boot_s}
     started = set(ids) - off
     if not started:
@@ -193,7 +193,7 @@ async def _ready(client: AsyncClient, fleet: Fleet, ids: Sequence[str]) -> None:
             code="no_devices",
         )
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(one.plan.board.ready_s_max for one in fleet.devices.values())):
+        async with asyncio.timeout(ready_s_max):
             # The manager tells nobody who is alive; one has to ask.
             while not started <= await alive(client):  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
