@@ -16,7 +16,7 @@ import pytest
 
 from broker_hubs import free_port
 from propeller.broker.credentials import CredentialStore
-from propeller.broker.mosquitto import MosquittoProcess, configuration_text
+from propeller.broker.mosquitto import MosquittoProcess, acl_text, configuration_text
 from propeller.broker.principals import Kind
 from propeller.bus.mqtt import MqttBus
 from propeller.errors import Denied, EnvironmentError_, PortInUse
@@ -214,3 +214,11 @@ def _await_end(descriptor: int, child: int) -> None:
     if not ended:
         os.kill(child, signal.SIGKILL)
     assert ended, "mosquitto outlived its parent"
+
+
+def test_any_number_of_proplets_is_a_short_acl(store: CredentialStore) -> None:
+    """The ACL does not grow with the proplets: Mosquitto's time for it grows with users times lines."""
+    store.add(Kind.MANAGER, "m1")
+    before = acl_text(store)
+    store.add_all(Kind.PROPLET, {f"p{number}": "key" for number in range(100)})
+    assert acl_text(store) == before

@@ -173,7 +173,11 @@ class CredentialStore:
     def rights(self, principal: str) -> Rights | None:
         """What `principal` may do, as the files say now; None if it may nothing."""
         self.refresh()
-        return self._rights.get(principal)
+        known = self._rights.get(principal)
+        kind = self._book.principals.get(principal)
+        if known is None and kind is not None and principal in self._passwords:
+            known = self._rights[principal] = rights_of(kind, principal, self.base)
+        return known
 
     def mark(self, principal: str) -> bytes | None:
         """Something that changes whenever the principal's API key or kind does; None without credentials."""
@@ -204,12 +208,8 @@ class CredentialStore:
     def _load(self) -> None:
         self._book = _read_book(self.directory)
         self._passwords = _read_passwords(self.directory / PASSWORDS)
-        base = Topics(self._book.domain, self._book.channel).base
-        self._rights: dict[str, Rights] = {
-            name: rights_of(kind, name, base)
-            for name, kind in self._book.principals.items()
-            if name in self._passwords
-        }
+        self._rights: dict[str, Rights] = {}
+        """Of those who were asked for: a fleet of ten thousand is not there all at once."""
 
     def _store_passwords(self, passwords: dict[str, _Hashed]) -> None:
         lines = (f"{name}:{hashed}\n" for name, hashed in sorted(passwords.items()))

@@ -1,9 +1,12 @@
 """Mosquitto as our broker: its configuration and ACL from the same table, and a process that runs it.
 
 For identity Mosquitto's *username* counts, so the configuration makes it the client id as well: nobody can
-take over another's connection. ACL lines are written per user, never with `pattern`, which would hold for
-every user. Mosquitto checks subscriptions at delivery and wills when they are sent: what a principal may not
-hear or say does not arrive, though its SUBACK may look like success.
+take over another's connection. Mosquitto searches all users for each line of one (ten thousand proplets with
+a section each took it half a minute, at each change), so what holds for everybody and for proplets is
+written once, as `pattern` lines with `%u` for the own id. These hold for every user: who is no proplet has
+lines of its own, and denials of what only a proplet may. Mosquitto checks subscriptions at delivery and wills
+when they are sent: what a principal may not hear or say does not arrive, though its SUBACK may look like
+success.
 """
 
 import asyncio
@@ -13,35 +16,53 @@ import os
 import shutil
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from propeller import limits
 from propeller.broker.credentials import PASSWORDS, CredentialStore
-from propeller.broker.principals import Action, Rights
+from propeller.broker.principals import EVERYBODYS, RULES, Action, Kind, Rights, Rule, filled
 from propeller.errors import EnvironmentError_, PortInUse
+from propeller.wire.filters import covers
 
 CONFIGURATION = "mosquitto.conf"
 ACL = "mosquitto.acl"
-_READY_S = 10.0
+_READY_S = 30.0
+_SAID_CHARS = 2000
 _STOP_S = 5.0
 _POLL_S = 0.02
 
 
 def acl_text(store: CredentialStore) -> str:
-    """The ACL file for every principal of `store`; who is not in it may do nothing."""
-    return "".join(
-        _user_lines(rights) for name in sorted(store.principals()) if (rights := store.rights(name))
-    )
+    """The ACL file for the principals of `store`: who has a password and no section here is a proplet."""
+    common = [filled(rule, store.base, "%u") for rule in (*RULES[Kind.PROPLET], *EVERYBODYS)]
+    others = sorted(name for name, kind in store.principals().items() if kind is not Kind.PROPLET)
+    sections = [_section(rights, store.base) for name in others if (rights := store.rights(name))]
+    return "".join([_lines("# everybody; %u is the user's own name", "pattern", common), *sections])
 
 
-def _user_lines(rights: Rights) -> str:
-    lines = [f"# {rights.kind}", f"user {rights.id}"]
-    lines += [
-        f"topic {'write' if Action.PUBLISH in rule.actions else 'read'} {rule.pattern}"
-        for rule in rights.rules
+def _section(rights: Rights, base: str) -> str:
+    """The lines of one who is no proplet.
+
+    A denial holds for both directions. That takes nothing away: where only the principal itself could speak
+    or be spoken to as a proplet, nobody does.
+    """
+    own = [filled(rule, base, rights.id) for rule in RULES[rights.kind]]
+    as_proplet = [filled(rule, base, rights.id) for rule in RULES[Kind.PROPLET]]
+    denied = [
+        f"topic deny {rule.pattern}\n"
+        for rule in as_proplet
+        if not any(rule.actions <= mine.actions and covers(mine.pattern, rule.pattern) for mine in own)
     ]
-    return "\n".join(lines) + "\n\n"
+    return "\n" + _lines(f"# {rights.kind}\nuser {rights.id}", "topic", own) + "".join(denied)
+
+
+def _lines(head: str, word: str, rules: Sequence[Rule]) -> str:
+    said = (
+        f"{word} {'write' if Action.PUBLISH in rule.actions else 'read'} {rule.pattern}\n" for rule in rules
+    )
+    return "".join([head, "\n", *said])
 
 
 def configuration_text(
@@ -159,18 +180,26 @@ class MosquittoProcess:
             raise
 
     async def _ready(self, process: asyncio.subprocess.Process) -> None:
-        async with asyncio.timeout(_READY_S):
-            while True:
-                if process.returncode is not None:
-                    raise self._explain()
-                try:
-                    _, writer = await asyncio.open_connection(self.host, self.port)
-                except OSError:
-                    await asyncio.sleep(_POLL_S)
-                    continue
-                writer.close()
-                await writer.wait_closed()
-                return
+        try:
+            async with asyncio.timeout(_READY_S):
+                await self._until_listening(process)
+        except TimeoutError:
+            raise EnvironmentError_(
+                f"mosquitto does not listen on {self.host} port {self.port} within {_READY_S:g} s: "
+                f"{self._said() or 'it said nothing'}"
+            ) from None
+
+    async def _until_listening(self, process: asyncio.subprocess.Process) -> None:
+        while process.returncode is None:
+            try:
+                _, writer = await asyncio.open_connection(self.host, self.port)
+            except OSError:
+                await asyncio.sleep(_POLL_S)
+                continue
+            writer.close()
+            await writer.wait_closed()
+            return
+        raise self._explain()
 
     def _check_port(self) -> None:
         """Find a taken port before Mosquitto does: afterwards, whoever answers there is taken for it."""
@@ -189,10 +218,15 @@ class MosquittoProcess:
         )
 
     def _explain(self) -> EnvironmentError_:
-        said = (self._directory / "mosquitto.log").read_text(encoding="utf-8", errors="replace").strip()
+        said = self._said()
         if "already in use" in said:
             return self._taken()
         return EnvironmentError_(f"mosquitto ended at once: {said or 'it said nothing'}")
+
+    def _said(self) -> str:
+        """The end of its log."""
+        log = self._directory / "mosquitto.log"
+        return log.read_text(encoding="utf-8", errors="replace").strip()[-_SAID_CHARS:]
 
     def reload(self) -> None:
         """Make the running Mosquitto take the store's present principals; call it after each change."""

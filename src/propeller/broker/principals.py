@@ -1,8 +1,9 @@
 """Who may do what on the broker: one literal table, from which every broker's ACL is made. Does no I/O.
 
-What no row permits is denied. `{B}` stands for `m/{domain}/c/{channel}`, `{id}` for the principal's own id;
-as only the principal itself may publish on a topic that ends in its id, that level is the sender's identity.
-A subscription is permitted if one row covers its whole filter; a delivery, if a row matches the topic.
+What no row permits is denied; every principal has the rows of `EVERYBODYS` and those of its kind. `{B}` is
+`m/{domain}/c/{channel}`, `{id}` the principal's own id; as only the principal itself may publish on a topic
+that ends in its id, that level is the sender's identity. A subscription is permitted if one row covers its
+whole filter; a delivery, if a row matches the topic.
 """
 
 from collections.abc import Mapping
@@ -50,6 +51,14 @@ def _may_hear(*patterns: str) -> tuple[Rule, ...]:
     return tuple(Rule(frozenset({Action.SUBSCRIBE, Action.RECEIVE}), pattern) for pattern in patterns)
 
 
+EVERYBODYS = _may_send(
+    "{B}/control/proplet/create",
+    "{B}/fl/models/wishes",
+    "{B}/registry/proplet",
+) + _may_hear("{B}/registry/server", "{B}/fl/models/#")
+"""What any principal may do: say on topics that prove nobody's name that it is there or needs a piece of a
+module or model, and hear those. Brokers keep such rows once, not once for each of ten thousand devices."""
+
 RULES: Mapping[Kind, tuple[Rule, ...]] = MappingProxyType(
     {
         Kind.MANAGER: _may_send(
@@ -63,42 +72,25 @@ RULES: Mapping[Kind, tuple[Rule, ...]] = MappingProxyType(
         + _may_hear("{B}/#", "fl/#"),
         Kind.COORDINATOR: _may_send("{B}/fl/#", "fl/#") + _may_hear("{B}/fl/#", "fl/#", "fml/updates"),
         Kind.PROPLET: _may_send(
-            "{B}/control/proplet/create",
-            "{B}/control/proplet/create/{id}",
-            "{B}/control/proplet/alive/{id}",
-            "{B}/control/proplet/results/{id}",
-            "{B}/control/proplet/events/{id}",
-            "{B}/control/proplet/invoke_results/{id}",
-            "{B}/control/proplet/metrics/{id}",
-            "{B}/control/proplet/task_metrics/{id}",
-            "{B}/control/proplet/logs/{id}",
+            "{B}/control/proplet/+/{id}",
             "{B}/fl/rounds/+/updates/{id}",
-            "{B}/fl/models/wishes",
-            "{B}/registry/proplet",
         )
         + _may_hear(
             "{B}/control/manager/+/{id}",
             "{B}/fl/rounds/+/verdicts/{id}",
-            "{B}/registry/server",
-            "{B}/fl/models/#",
         ),
         Kind.LEGACY_PROPLET: _may_send(
-            "{B}/control/proplet/create",
             "{B}/control/proplet/alive",
             "{B}/control/proplet/results",
             "{B}/control/proplet/invoke_results",
             "{B}/control/proplet/metrics",
             "{B}/control/proplet/task_metrics",
-            "{B}/registry/proplet",
-            "{B}/fl/models/wishes",
             "fl/rounds/+/updates/{id}",
         )
         + _may_hear(
             "{B}/control/manager/start",
             "{B}/control/manager/stop",
             "{B}/control/manager/invoke",
-            "{B}/registry/server",
-            "{B}/fl/models/#",
             "fl/models/#",
         ),
         Kind.OPERATOR: _may_send("{B}/fl/rounds/start", "fl/rounds/start") + _may_hear("{B}/#", "fl/#"),
@@ -138,8 +130,10 @@ class Rights:
 
 def rights_of(kind: Kind, principal: str, base: str) -> Rights:
     """The rights of `principal` (a checked id) on the channel whose topics begin with `base` (`m/…/c/…`)."""
-    rules = tuple(
-        Rule(rule.actions, rule.pattern.replace("{B}", base).replace("{id}", principal))
-        for rule in RULES[kind]
-    )
+    rules = tuple(filled(rule, base, principal) for rule in (*RULES[kind], *EVERYBODYS))
     return Rights(kind=kind, id=principal, rules=rules)
+
+
+def filled(rule: Rule, base: str, principal: str) -> Rule:
+    """A row of the table for that principal."""
+    return Rule(rule.actions, rule.pattern.replace("{B}", base).replace("{id}", principal))
