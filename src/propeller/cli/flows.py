@@ -1,6 +1,7 @@
 """`propeller jobs …` and `propeller workflows …`: tasks that belong together."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,10 +87,7 @@ def list_jobs(
 def view_job(ctx: typer.Context, job_id: JobId, watch: Watch = False) -> None:
     """One job with its tasks."""
     with session(ctx).client() as client:
-        if watch:
-            session(ctx).follow(client.jobs.watch(job_id, timeout_s=float("inf")))
-        else:
-            session(ctx).show(client.jobs.view(job_id))
+        session(ctx).view(lambda: client.jobs.view(job_id), partial(client.jobs.watch, job_id), watch=watch)
 
 
 @jobs.command("start")
@@ -137,10 +135,11 @@ def create_workflow(
 def view_workflow(ctx: typer.Context, workflow_id: WorkflowId, watch: Watch = False) -> None:
     """One workflow with its tasks."""
     with session(ctx).client() as client:
-        if watch:
-            session(ctx).follow(client.workflows.watch(workflow_id, timeout_s=float("inf")))
-        else:
-            session(ctx).show(client.workflows.view(workflow_id))
+        session(ctx).view(
+            lambda: client.workflows.view(workflow_id),
+            partial(client.workflows.watch, workflow_id),
+            watch=watch,
+        )
 
 
 @workflows.command("start")

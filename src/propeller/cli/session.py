@@ -66,6 +66,13 @@ class Session:
         else:
             self.show(look(), table=table)
 
+    def view(self, look: Callable[[], T], watched: Callable[..., Iterable[T]], *, watch: bool) -> None:
+        """Show what `look` finds; with `watch` each state of it that `watched` tells, without end."""
+        if watch:
+            self.follow(watched(timeout_s=float("inf")))
+        else:
+            self.show(look())
+
     def follow(self, items: Iterable[Any], *, table: Callable[[Any], Any] | None = None) -> None:
         """Show each item: on a terminal in the place of the one before, otherwise below it."""
         from propeller.cli import progress

@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,10 +82,9 @@ def upload(ctx: typer.Context, task_id: TaskId, file: Path) -> None:
 def view(ctx: typer.Context, task_id: TaskId, watch: Watch = False) -> None:
     """One task, with the state of its latest run."""
     with session(ctx).client() as client:
-        if watch:
-            session(ctx).follow(client.tasks.watch(task_id, timeout_s=float("inf")))
-        else:
-            session(ctx).show(client.tasks.view(task_id))
+        session(ctx).view(
+            lambda: client.tasks.view(task_id), partial(client.tasks.watch, task_id), watch=watch
+        )
 
 
 @app.command("list")

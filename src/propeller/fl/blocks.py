@@ -15,7 +15,7 @@ later rows add none, so that the mean of ten thousand updates is as exact as tha
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +34,10 @@ BLOCK: Final = 1 << 15
 BLOCK_STEP: Final = 1 << 13
 """The same where a strategy steps, with some eight temporaries of float64."""
 ROWS_IN_FLOAT32: Final = 16
+_RUN: Final = 16
+"""Neighbouring blocks that a thread takes at a time: two threads rarely touch one page for the first time."""
+_RUNS_MIN: Final = 4
+"""Of each thread, so that one which falls behind leaves something to the others."""
 _PARALLEL_ELEMENTS: Final = 1 << 18
 """Below so many elements in all rows together a thread costs more than it saves."""
 
@@ -60,18 +64,23 @@ def spans(tensors: Mapping[str, Array], width: Callable[[Array], int]) -> list[S
 def over(
     blocks: Sequence[Span], work: Callable[[Iterator[tuple[int, Span]]], None], *, threads: int, rows: int
 ) -> None:
-    """Have `work` take every block, with its index, once: in turn, or a share in each of `threads` threads.
+    """Have `work` take every block, with its index, once: in turn, or in each of `threads` threads.
 
-    `work` gets an iterator, so that it can keep its scratch; it must write only what belongs to its blocks.
+    Each thread takes the next run of blocks when it is done with its last, so that a thread which the machine
+    holds up does not hold up the rest. `work` gets an iterator, so that it can keep its scratch; it must
+    write only what belongs to its blocks.
     """
     elements = rows * sum(block.stop - block.start for block in blocks)
     share = 1 if elements < _PARALLEL_ELEMENTS else max(1, min(threads, len(blocks)))
     if share == 1:
         work(iter(enumerate(blocks)))
         return
+    numbered = list(enumerate(blocks))
+    step = max(1, min(_RUN, len(blocks) // (_RUNS_MIN * share)))
+    # Threads may share it: stepping a list's iterator is one step under the interpreter's lock.
+    left = iter([numbered[first : first + step] for first in range(0, len(blocks), step)])
     with ThreadPoolExecutor(share, thread_name_prefix="fold") as pool:
-        cuts = [len(blocks) * part // share for part in range(share + 1)]
-        parts = [pool.submit(work, iter(list(enumerate(blocks))[low:high])) for low, high in pairwise(cuts)]
+        parts = [pool.submit(work, chain.from_iterable(left)) for _ in range(share)]
     for part in parts:
         part.result()
 

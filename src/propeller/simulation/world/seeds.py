@@ -25,7 +25,7 @@ _CHUNK = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Lived:
     """What became of one seed. `invariant` is empty if all was kept; `seconds` are the processor's."""
 
     seed: int
@@ -57,7 +57,7 @@ def calm_models() -> tuple[str, ...]:
     return run_world(0, whole_day, climate=CALM, chronicle=Chronicle())
 
 
-def live(seed: int, chronicle: Chronicle | None = None) -> Verdict:
+def live(seed: int, chronicle: Chronicle | None = None) -> Lived:
     """Live through the day of a seed; whatever goes wrong is in the verdict."""
     began_s = time.process_time()
     kept = chronicle or Chronicle()
@@ -69,7 +69,7 @@ def live(seed: int, chronicle: Chronicle | None = None) -> Verdict:
         require(not kept.bugs, "no role meets a mistake of ours", "; ".join(map(str, kept.bugs)))
     except Exception as group:  # noqa: BLE001 - a seed's verdict is whatever became of it
         invariant, told = _judged(group)
-    return Verdict(seed=seed, seconds=time.process_time() - began_s, invariant=invariant, told=told)
+    return Lived(seed=seed, seconds=time.process_time() - began_s, invariant=invariant, told=told)
 
 
 def _judged(error: BaseException) -> tuple[str, str]:
@@ -82,7 +82,7 @@ def _judged(error: BaseException) -> tuple[str, str]:
     return invariant, "".join(traceback.format_exception(error))
 
 
-def live_all(seeds: Sequence[int], *, processes: int) -> Iterator[Verdict]:
+def live_all(seeds: Sequence[int], *, processes: int) -> Iterator[Lived]:
     """The verdicts of many seeds, in their order, as they come; `processes` of 1 stays in this one."""
     if processes <= 1 or len(seeds) <= 1:
         yield from map(live, seeds)
