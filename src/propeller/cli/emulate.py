@@ -52,7 +52,10 @@ def emulate(
     cpu_share: Annotated[str | None, typer.Option("--cpu-share", help="Of a core, for each device.")] = None,
     network: Annotated[str, typer.Option("--network", help="auto, bridge or user")] = "auto",
     firmware: Annotated[
-        Path | None, typer.Option("--firmware", help="A build directory of the firmware; else it is built.")
+        Path | None,
+        typer.Option(
+            "--firmware", help="Where the firmware is built, or below it by board; else it is built."
+        ),
     ] = None,
     results: Annotated[
         Path | None, typer.Option("--results", help="Append a JSON line for each run.")

@@ -72,37 +72,40 @@ class _Door:
         task.add_done_callback(self._carried.discard)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer), contextlib.suppress(OSError):
-            to_service, from_service = await asyncio.open_connection("127.0.0.1", self._port)
-            with contextlib.closing(from_service):
-                await asyncio.gather(self._carry(reader, from_service), self._carry(to_service, writer))
+        with contextlib.closing(writer):
+            try:
+                to_service, from_service = await asyncio.open_connection("127.0.0.1", self._port)
+                with contextlib.closing(from_service):
+                    # An end that is gone, even one that only reads, ends both ways.
+                    async with asyncio.TaskGroup() as ways:
+                        ways.create_task(self._carry(reader, from_service))
+                        ways.create_task(self._carry(to_service, writer))
+            except* OSError:
+                pass
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ahead: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_AHEAD_PIECES)
-        pouring = asyncio.create_task(_pour(ahead, writer))
-        loop, free_s = asyncio.get_running_loop(), 0.0
-        try:
-            while piece := await reader.read(_PIECE):
-                free_s = max(free_s, loop.time()) + self._weather.wait_s(len(piece), self._random)
-                await ahead.put((free_s + self._weather.delay_s, piece))
-            await ahead.put((max(free_s, loop.time()) + self._weather.delay_s, b""))
-            await pouring
-        except OSError:
-            writer.close()
-        finally:
-            pouring.cancel()
+        async with asyncio.TaskGroup() as ends:
+            ends.create_task(self._take(reader, ahead))
+            ends.create_task(_pour(ahead, writer))
+
+    async def _take(self, reader: asyncio.StreamReader, ahead: "asyncio.Queue[tuple[float, bytes]]") -> None:
+        loop, free_s, piece = asyncio.get_running_loop(), 0.0, b"-"
+        while piece:
+            piece = await reader.read(_PIECE)
+            free_s = max(free_s, loop.time()) + self._weather.wait_s(len(piece), self._random)
+            await ahead.put((free_s + self._weather.delay_s, piece))
 
 
 async def _pour(ahead: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter) -> None:
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError):
-        while True:
-            due_s, piece = await ahead.get()
-            if (left_s := due_s - loop.time()) > 0:
-                await asyncio.sleep(left_s)
-            if not piece:
-                break
-            writer.write(piece)
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
+    while True:
+        due_s, piece = await ahead.get()
+        if (left_s := due_s - loop.time()) > 0:
+            await asyncio.sleep(left_s)
+        if not piece:
+            break
+        writer.write(piece)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()

@@ -20,6 +20,8 @@ from propeller.errors import BadInput, NotFound
 SOCKET: Final = "console.sock"
 LEAVE: Final = b"\x1d"
 """Ctrl-] leaves a console, as in telnet."""
+QUIET_S: Final = 3.0
+"""A console whose keys come from a pipe or a file is left when the device has been quiet for so long."""
 _PIECE = 4096
 _QUEUED_PIECES_MAX = 256
 
@@ -75,56 +77,58 @@ async def _serve(fleet: Fleet, reader: asyncio.StreamReader, writer: asyncio.Str
 
 
 async def attach(directory: Path, number: int) -> None:
-    """Connect this terminal to a device of the fleet that runs in `directory`, until Ctrl-] or its end."""
+    """Connect this terminal to a device of the fleet that runs in `directory`, until Ctrl-] or its end.
+
+    Where standard input is none, what it holds is typed, and what the device answers is shown.
+    """
+    if number < 1:
+        raise BadInput("devices are numbered from 1 on")
     try:
         reader, writer = await asyncio.open_unix_connection(directory / SOCKET)
     except OSError as error:
         raise NotFound(
             f"no fleet runs in {directory}: {error.strerror}; --data-dir names its directory"
         ) from error
-    if number < 1:
-        raise BadInput("devices are numbered from 1 on")
     writer.write(f"{number}\n".encode())
+    try:
+        if os.isatty(sys.stdin.fileno()):
+            await _talk(reader, writer)
+        else:
+            writer.write(await asyncio.to_thread(sys.stdin.buffer.read))
+            await _show(reader, QUIET_S)
+    finally:
+        writer.close()
+
+
+async def _talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Keys there and what is said here, until Ctrl-] or the device's end."""
+    loop, showing = asyncio.get_running_loop(), asyncio.create_task(_show(reader, None))
+
+    def key() -> None:
+        pressed = os.read(sys.stdin.fileno(), _PIECE)
+        writer.write(pressed.partition(LEAVE)[0])
+        if LEAVE in pressed or not pressed:
+            showing.cancel()
+
     with _raw(sys.stdin.fileno()):
-        loop, left = asyncio.get_running_loop(), asyncio.Event()
-
-        def key() -> None:
-            pressed = os.read(sys.stdin.fileno(), _PIECE)
-            if LEAVE in pressed or not pressed:
-                left.set()
-            writer.write(pressed.partition(LEAVE)[0])
-
         loop.add_reader(sys.stdin.fileno(), key)
         try:
-            await _show_until(reader, left)
+            await asyncio.wait([showing])
         finally:
             loop.remove_reader(sys.stdin.fileno())
-            writer.close()
 
 
-async def _show_until(reader: asyncio.StreamReader, left: asyncio.Event) -> None:
-    leaving = asyncio.create_task(left.wait())
-    try:
-        while not leaving.done():
-            reading = asyncio.create_task(reader.read(_PIECE))
-            await asyncio.wait([reading, leaving], return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                reading.cancel()
-                return
-            if not (piece := reading.result()):
-                return
+async def _show(reader: asyncio.StreamReader, quiet_s: float | None) -> None:
+    """What the device says, until it is gone or, if so told, quiet."""
+    with contextlib.suppress(TimeoutError):
+        while piece := await asyncio.wait_for(reader.read(_PIECE), quiet_s):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
-    finally:
-        leaving.cancel()
 
 
 @contextlib.contextmanager
 def _raw(descriptor: int) -> Iterator[None]:
-    """Keys one by one and unechoed while inside, where it is a terminal."""
-    if not os.isatty(descriptor):
-        yield
-        return
+    """Keys one by one and unechoed while inside."""
     before = termios.tcgetattr(descriptor)
     tty.setraw(descriptor)
     try:

@@ -14,7 +14,10 @@ from propeller.emulation.boards import ZEPHYR_ARM, ZEPHYR_X86, Board, Image
 from propeller.errors import EnvironmentError_
 
 SOURCE: Final = Path(__file__).parents[3] / "firmware"
-_TREES: Final = ("ZEPHYR_BASE", "WAMR_ROOT")
+_TREES: Final = {
+    ZEPHYR_X86.name: ("ZEPHYR_BASE", "WAMR_ROOT"),
+    ZEPHYR_ARM.name: ("ZEPHYR_BASE", "WAMR_ROOT", "CMSIS_ROOT"),
+}
 _PROGRAMS: Final = {"cmake": "cmake", "ninja": "ninja-build", "dtc": "device-tree-compiler"}
 _COMPILERS: Final = {
     ZEPHYR_X86.name: ("x86_64-linux-gnu-", "gcc gcc-multilib", ("-DSYSROOT_DIR=/", "-DZEPHYR_MODULES=")),
@@ -24,11 +27,20 @@ BUILD_S_MAX: Final = 900
 
 
 def built(board: Board, directory: Path) -> Image:
-    """The firmware for `board` in the build directory; raises `EnvironmentError_` if there is none."""
-    kernel = directory / "zephyr" / ("zephyr.strip" if board is ZEPHYR_X86 else "zephyr.elf")
-    if not kernel.is_file():
+    """The firmware for `board` in a build directory, or in one below it that has the board's name.
+
+    Raises `EnvironmentError_` if there is none.
+    """
+    below = directory / board.name
+    made = (below if below.is_dir() else directory) / "zephyr"
+    kernel, config = made / ("zephyr.strip" if board is ZEPHYR_X86 else "zephyr.elf"), made / ".config"
+    if not kernel.is_file() or not config.is_file():
         raise EnvironmentError_(
             f"{directory} holds no firmware for {board.name}: no {kernel}", code="no_firmware"
+        )
+    if f'CONFIG_BOARD="{board.name}"\n' not in config.read_text(encoding="utf-8"):
+        raise EnvironmentError_(
+            f"{made.parent} is a build for another board than {board.name}", code="no_firmware"
         )
     return Image(kernel=kernel)
 
@@ -38,10 +50,10 @@ def build(board: Board, directory: Path, env: Mapping[str, str]) -> Image:
 
     Raises `EnvironmentError_` that says which tree or program is missing, or what the build said last.
     """
-    if missing := [name for name in _TREES if not env.get(name)]:
+    if missing := [name for name in _TREES[board.name] if not env.get(name)]:
         raise EnvironmentError_(
-            f"the firmware for {board.name} is built with Zephyr and WAMR trees, and {' and '.join(missing)} "
-            "say not where they are (docs/howto/emulate.md); --board linux-x86_64 needs neither",
+            f"the firmware for {board.name} needs other projects' trees; {' and '.join(missing)} not set "
+            "to where they are (docs/howto/emulate.md); --board linux-x86_64 needs none",
             code="no_zephyr",
         )
     prefix, package, options = _COMPILERS[board.name]
@@ -53,7 +65,7 @@ def build(board: Board, directory: Path, env: Mapping[str, str]) -> Image:
             f"{SOURCE} is not there: build from a checkout of the project", code="no_source"
         )
     if board is ZEPHYR_ARM:
-        options += (f"-DZEPHYR_MODULES={env.get('PROPELLER_CMSIS', '')}",)
+        options += (f"-DZEPHYR_MODULES={env['CMSIS_ROOT']}",)
     configure = [
         "cmake",
         "-GNinja",

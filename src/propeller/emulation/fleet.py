@@ -4,7 +4,7 @@ It must not know what runs on the devices or who waits for them: it takes identi
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -121,24 +121,23 @@ class Fleet:
         self.failures: dict[int, str] = {}
         """Why a device could not be started, for those that could not."""
 
-    async def boot(self, shown: Callable[[int], None] = lambda _: None) -> None:
-        """Switch all on; those that fail are in `failures`. `shown` hears how many are up."""
-        gate, up = asyncio.Semaphore(BATCH), 0
+    async def boot(self, some: Iterable[Device] | None = None) -> list[Device]:
+        """Switch `some` or all on; gives those that are up. Why others are not is in `failures`."""
+        gate, up = asyncio.Semaphore(BATCH), []
 
         async def one(device: Device) -> None:
-            nonlocal up
             async with gate:
                 try:
                     await device.boot()
                 except PropellerError as error:
                     self.failures[device.plan.number] = error.message
                 else:
-                    up += 1
-                    shown(up)
+                    up.append(device)
 
         async with asyncio.TaskGroup() as group:
-            for device in self.devices.values():
+            for device in self.devices.values() if some is None else some:
                 group.create_task(one(device))
+        return up
 
     async def close(self) -> None:
         """Pull every plug."""

@@ -1,11 +1,11 @@
 """A share of a processor core for each device, by the kernel's control groups.
 
-Both generations of groups are used as they are found; nothing of them is left behind. It must
-not know what a device is.
+Both generations of groups are used as they are found; nothing of them is left behind, and what a fleet that
+was killed left behind is removed by the next. It must not know what a device is.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from os import getpid
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from propeller.errors import EnvironmentError_
 
 PERIOD_US: Final = 100_000
 ROOT: Final = Path("/sys/fs/cgroup")
+_NAME: Final = "propeller-fleet-"
 
 Confine = Callable[[int, str], None]
 """Hold the process of this id to the share, under this name."""
@@ -35,7 +36,9 @@ def limited(share: float) -> Iterator[Confine]:
         return
     quota_us = max(1000, int(share * PERIOD_US))
     old = (ROOT / "cpu" / "cpu.cfs_quota_us").exists() or (ROOT / "cpu" / "cgroup.procs").exists()
-    parent = (ROOT / "cpu" if old else ROOT) / f"propeller-fleet-{getpid()}"
+    above = ROOT / "cpu" if old else ROOT
+    _sweep(above)
+    parent = above / f"{_NAME}{getpid()}"
     made: list[Path] = [parent]
     try:
         parent.mkdir()
@@ -43,6 +46,7 @@ def limited(share: float) -> Iterator[Confine]:
             (ROOT / "cgroup.subtree_control").write_text("+cpu")
             (parent / "cgroup.subtree_control").write_text("+cpu")
     except OSError as error:
+        _remove(made)
         raise EnvironmentError_(
             f"a share of a core needs a control group, and {parent}: {error.strerror}; run as root",
             code="no_cgroup",
@@ -63,6 +67,17 @@ def limited(share: float) -> Iterator[Confine]:
     try:
         yield confine
     finally:
-        for group in reversed(made):
-            with contextlib.suppress(OSError):
-                group.rmdir()
+        _remove(made)
+
+
+def _remove(groups: Sequence[Path]) -> None:
+    for group in reversed(groups):
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+def _sweep(above: Path) -> None:
+    """Remove the groups of fleets whose process is no more; those that hold a process stay."""
+    for parent in above.glob(f"{_NAME}*"):
+        if not Path("/proc", parent.name.removeprefix(_NAME)).exists():
+            _remove([parent, *(one for one in parent.iterdir() if one.is_dir())])

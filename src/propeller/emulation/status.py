@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Self
 
 import msgspec
 
-from propeller.emulation.fleet import Device, Fleet
+from propeller.emulation.fleet import Device
 from propeller.errors import PropellerError
 
 ANSWER_S = 10.0
@@ -27,16 +28,14 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-async def counters(fleet: Fleet) -> list[Counters]:
-    """The counters of every device that answers."""
-    found = await asyncio.gather(
-        *(_of(device) for device in fleet.devices.values() if device.machine.running)
-    )
-    return [one for one in found if one is not None]
+async def counters(devices: Iterable[Device]) -> Counters:
+    """The sum of the counters of every device that answers, since its last start."""
+    found = await asyncio.gather(*(_of(device) for device in devices if device.machine.running))
+    return sum(found, Counters())
 
 
-async def _of(device: Device) -> Counters | None:
+async def _of(device: Device) -> Counters:
     with contextlib.suppress(PropellerError, msgspec.MsgspecError):
         said = await device.machine.console.command("status", good=r"^\{.*\}\r?\n", timeout_s=ANSWER_S)
         return msgspec.json.decode(said[0].strip(), type=Counters)
-    return None
+    return Counters()

@@ -4,10 +4,9 @@ It starts the services and a QEMU for each device; gives each an address, creden
 data; runs rounds over the same HTTP and MQTT that any user has; takes everything down.
 """
 
-import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
@@ -26,8 +25,7 @@ from propeller.emulation.consoles import consoles
 from propeller.emulation.fleet import Fleet, Identity, Plan, mac_of
 from propeller.emulation.network import BridgeNetwork, Network, UserNetwork, tcp_resent
 from propeller.emulation.share import limited
-from propeller.emulation.status import Counters, counters
-from propeller.errors import PeerUnavailable
+from propeller.emulation.status import counters
 from propeller.roles.demo_system import endpoints, own_system
 from propeller.roles.emulate_rounds import Rounds, RoundSeen
 from propeller.roles.emulate_wishes import Wishes
@@ -111,9 +109,9 @@ async def run_once(stage: Stage, wishes: Wishes) -> Outcome:
         await rounds.prepare()
         boot_s = monotonic()
         await fleet.boot()
-        await _ready(client, fleet, ids, max(board.ready_s_max for board in wishes.fleet()))
+        await rounds.ready()
         connect_s = monotonic() - boot_s
-        ready = len(await alive(client) & set(ids))
+        ready = len(await rounds.alive())
         stage.show.print(f"{ready} of {wishes.devices} devices ready after {connect_s:.1f} s")
         seen = await rounds.run()
         return await _outcome(stage, wishes, fleet, rounds, seen, ready, connect_s, started_s, resent_before)
@@ -177,28 +175,6 @@ def _gateway_settings(board: Board, running: Running) -> dict[str, str]:
     return {name.replace("-", "_"): url for name, url in running.urls.items()}
 
 
-async def alive(client: AsyncClient) -> set[str]:
-    """The ids of all proplets that the manager hears from."""
-    page = await client.proplets.list(limit=1000, status="active")
-    return {one.id for one in page.proplets}
-
-
-async def _ready(client: AsyncClient, fleet: Fleet, ids: Sequence[str], ready_s_max: float) -> None:
-    """Until the manager hears everybody that started, or the slowest board's time has passed."""
-    off = {one.plan.identity.id for one in fleet.devices.values() if not one.boot_s}
-    started = set(ids) - off
-    if not started:
-        raise PeerUnavailable(
-            f"no device started of {len(fleet.devices)}; one says: {next(iter(fleet.failures.values()), '')}",
-            code="no_devices",
-        )
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ready_s_max):
-            # The manager tells nobody who is alive; one has to ask.
-            while not started <= await alive(client):  # noqa: ASYNC110
-                await asyncio.sleep(POLL_S)
-
-
 async def _outcome(
     stage: Stage,
     wishes: Wishes,
@@ -210,13 +186,12 @@ async def _outcome(
     started_s: float,
     resent_before: int,
 ) -> Outcome:
-    said = await counters(fleet)
+    total = rounds.counted + await counters(fleet.devices.values())
     memory = fleet.pss_bytes() or [0]
     wall_s = monotonic() - started_s
     cpu_s = fleet.cpu_s() / wishes.devices
     whole = [one for one in seen if one.state == "completed"]
     seconds = [one.seconds for one in whole] or [0.0]
-    total = sum(said, Counters())
     return Outcome(
         devices=wishes.devices,
         devices_ready=ready,

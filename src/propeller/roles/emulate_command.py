@@ -18,7 +18,7 @@ from rich.console import Console
 
 from propeller.emulation import firmware, gateway
 from propeller.emulation.boards import Board, Image
-from propeller.emulation.consoles import attach
+from propeller.emulation.consoles import SOCKET, attach
 from propeller.emulation.network import BridgeNetwork, Network, UserNetwork, may_bridge
 from propeller.errors import BadInput, Conflict, EnvironmentError_
 from propeller.roles.emulate import Outcome, Stage, run_once
@@ -58,6 +58,7 @@ def run_command(command: Command) -> None:
     directory = (command.data_dir or DEFAULT_DIRECTORY).absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _locked(directory)
+    _swept(directory)
     show = Console(file=sys.stderr if command.as_json else sys.stdout, highlight=False, soft_wrap=True)
     boards = {one.name: one for wishes in runs for one in wishes.fleet() if one.emulated}
     images = {name: _image(one, directory, command.firmware, show) for name, one in boards.items()}
@@ -105,6 +106,13 @@ def _locked(directory: Path) -> int:
         os.close(descriptor)
         raise Conflict(f"another fleet runs in {directory}; --data-dir names another place") from None
     return descriptor
+
+
+def _swept(directory: Path) -> None:
+    """Remove what a fleet that was killed has left here."""
+    for pattern in ("device*.in", "device*.out", SOCKET):
+        for stale in directory.glob(pattern):
+            stale.unlink()
 
 
 def _image(board: Board, directory: Path, build: Path | None, show: Console) -> Image:

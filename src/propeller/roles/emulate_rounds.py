@@ -5,6 +5,7 @@ participants can be others each time. It must not know how devices are made.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from random import Random
 from statistics import median
@@ -16,7 +17,8 @@ from rich.console import Console
 
 from propeller.client import AsyncClient
 from propeller.emulation.fleet import Device, Fleet
-from propeller.errors import NotFound, PeerUnavailable, PropellerError
+from propeller.emulation.status import Counters, counters
+from propeller.errors import NotFound, PeerUnavailable
 from propeller.fl.model_ref import ModelRef
 from propeller.roles import digits, images
 from propeller.roles.emulate_wishes import Wishes
@@ -29,6 +31,7 @@ from propeller.wire.models import StoreModel
 MODEL: Final = "digits"
 IMAGE: Final = "emulate/mlp:latest"
 POLL_S: Final = 0.05
+READY_POLL_S: Final = 0.2
 DYING_S: Final = 0.3
 """How far into a round devices lose their power."""
 ENOUGH_S: Final = 60.0
@@ -55,7 +58,10 @@ class RoundSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rounds:
-    """The rounds of one run. `died` and `returned` count devices that lost power and came back."""
+    """The rounds of one run.
+
+    `died` and `returned` count devices that lost power and came back; `counted` is what they had counted.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Rounds:
         self._ids = ids
         self.died = 0
         self.returned = 0
+        self.counted = Counters()
         self._client, self._fleet, self._wishes, self._running, self._show = (
             client,
             fleet,
@@ -92,6 +99,24 @@ class Rounds:
         model = digits.untrained(self._wishes.seed)
         self._version = (await self._client.models.post(StoreModel(model=model, name=MODEL))).version or 0
         self._last = digits.judged(model, self._split.held_out)
+
+    async def alive(self) -> set[str]:
+        """The ids of our devices that the manager hears from."""
+        page = await self._client.proplets.list(limit=1000, status="active")
+        return {one.id for one in page.proplets} & set(self._ids)
+
+    async def ready(self) -> None:
+        """Wait until the manager hears everybody that started, or the slowest board's time has passed."""
+        devices = self._fleet.devices.values()
+        off = {one.plan.identity.id for one in devices if not one.machine.running}
+        if devices and len(off) == len(devices):
+            why = next(iter(self._fleet.failures.values()), "")
+            raise PeerUnavailable(f"no device started of {len(devices)}; one says: {why}", code="no_devices")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(one.ready_s_max for one in self._wishes.fleet())):
+                # The manager tells nobody who is alive; one has to ask.
+                while not set(self._ids) - off <= await self.alive():  # noqa: ASYNC110
+                    await asyncio.sleep(READY_POLL_S)
 
     async def run(self) -> list[RoundSeen]:
         """All rounds, one after the other."""
@@ -139,12 +164,11 @@ class Rounds:
 
     async def _participants(self) -> list[str]:
         """Those of this round: drawn from the devices that the manager hears, once there are enough."""
-        mine, wanted = set(self._ids), self._wishes.clients
+        wanted = self._wishes.clients
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + ENOUGH_S
         while True:
-            page = await self._client.proplets.list(limit=1000, status="active")
-            ready = sorted(mine & {one.id for one in page.proplets})
+            ready = sorted(await self.alive())
             if len(ready) >= max(1, wanted):
                 return sorted(self._random.sample(ready, wanted)) if wanted else ready
             if loop.time() > deadline_s:
@@ -158,17 +182,14 @@ class Rounds:
     async def _kill(self, doomed: list[Device]) -> None:
         if doomed:
             await asyncio.sleep(DYING_S)
+            self.counted += await counters(doomed)
             await asyncio.gather(*(device.machine.stop() for device in doomed))
             self.died += len(doomed)
 
     async def _revive(self, doomed: list[Device]) -> None:
-        for device in doomed:
-            try:
-                await device.boot()
-            except PropellerError as error:
-                self._fleet.failures[device.plan.number] = error.message
-            else:
-                self.returned += 1
+        if doomed:
+            self.returned += len(await self._fleet.boot(doomed))
+            await self.ready()
 
     async def _ended(self, round_id: str) -> RoundDetail:
         loop = asyncio.get_running_loop()
