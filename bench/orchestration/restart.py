@@ -12,13 +12,13 @@ import report
 from system import System, begin, stopping
 
 from propeller.clock import SystemClock
-from propeller.core.events import SaveRun
+from propeller.core.events import SaveRun, SaveTask
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.core.task import Task
 from propeller.ports import Instant
 from propeller.storage.manager_store import ROLE, SqlManagerStore
 from propeller.storage.sqlite import Database
-from propeller.stores.manager import ManagerChange, SaveTask
+from propeller.stores.manager import ManagerChange
 
 WAITING = 1000
 _CHUNK = 1000

@@ -133,6 +133,17 @@ RESCHEDULE_ATTEMPTS = 2
 DAEMON_DELAY_S = 1.0
 DAEMON_DELAY_S_MAX = 300.0
 """A daemon that ended begins again after this pause, doubled each time up to the second."""
+REPLICAS_MAX = 1000
+"""Replicas of one service: all of them are looked at whenever one changes."""
+SERVICE_LOOK_S = 1.0
+"""How often a service is looked at while a rollout is under way, as silence is no event."""
+SCALE_S = 5.0
+"""How often a scaling rule is given its figure."""
+REPLICA_METRICS_S = 15.0
+REPLICA_METRICS_FRESH_S = 60.0
+"""How often a replica's guest is measured, and how old a figure may be that its rule goes by."""
+SCALE_TARGET_MIN = 0.01
+SCALE_TARGET_MAX = 1_000_000.0
 ATTEMPTS_KEPT = 16
 """Attempts that a run remembers; older ones are in the task's event history."""
 TASK_EVENTS_KEPT = 256

@@ -7,10 +7,11 @@ import pytest
 
 from postgres_server import opened
 from propeller import limits
-from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.events import DropProplet, SaveProplet, SaveRun, SaveService, SaveTask
 from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
 from propeller.core.run import Attempt, Run, RunState
+from propeller.core.service import Revision, Service, template
 from propeller.core.task import Task
 from propeller.errors import Conflict, NotFound
 from propeller.fl.launch import Launch, LaunchState
@@ -25,7 +26,6 @@ from propeller.stores.manager import (
     SaveFlow,
     SaveLaunch,
     SaveMetric,
-    SaveTask,
     SettleFlow,
 )
 
@@ -379,3 +379,24 @@ async def test_a_member_never_takes_another_tasks_id(store):
     await store.commit([SaveTask(task=task("t.q", part_of="t"))])
     with pytest.raises(Conflict, match=r"t\.q is taken"):
         await store.commit([SaveTask(task=task("t.q"), new=True)])
+
+
+async def test_a_service_is_remembered_with_its_definition_and_its_replicas_numbers(store):
+    """It changes in place, outlives its runs, and goes with its task, replicas and all."""
+    whole = task("web", replicas=2, daemon=True)
+    revision = Revision(number=1, task=template(whole), digest="sha256:1")
+    service = Service(task_id="web", wanted=2, target=revision, stable=revision, revisions=1)
+    await store.commit([SaveTask(task=whole, new=True), SaveService(service=service)])
+    replica = replace(revision.task, id="web.1", part_of="web", revision=1)
+    await store.commit([SaveTask(task=replica), SaveRun(run=run(4, task_id="web.1"), cause="x")])
+    changed = replace(service, wanted=3, previous=revision, outcome="proven")
+    await store.commit([SaveTask(task=replace(whole, replicas=3)), SaveService(service=changed)])
+    (record,) = await store.services()
+    assert record == await store.service("web")
+    assert (record.service, record.task.replicas, record.numbers) == (changed, 3, {"web.1": 4})
+    assert [one.task for one in await store.parts("web")] == [replica]
+    await store.commit([DropTask(task_id="web")])
+    assert await store.services() == []
+    assert await store.service("web") is None
+    with pytest.raises(NotFound):
+        await store.task("web.1")

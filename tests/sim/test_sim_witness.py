@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from propeller.core.events import SaveProplet, SaveRun
+from propeller.core.events import SaveProplet, SaveRun, SaveService
 from propeller.core.proplet import Proplet
 from propeller.core.run import Attempt, AttemptState, Run, RunState
+from propeller.core.service import Revision, Service, template
 from propeller.core.task import Task
 from propeller.simulation.world.witness import Witness
 
@@ -63,6 +64,24 @@ def test_each_broken_promise_is_seen(commits, invariant):
         witness.saw(changes, TASKS)
     assert witness.broken is not None
     assert witness.broken.invariant.startswith(invariant)
+
+
+def test_too_many_replicas_are_seen():
+    """What is being stopped does not count; one more than wanted and the surge does."""
+    web = replace(TASKS["a"], id="web", replicas=1, daemon=True)
+    revision = Revision(number=1, task=template(web))
+    kept = Service(task_id="web", wanted=1, target=revision, stable=revision, revisions=1)
+    names = ("web.1", "web.2", "web.3")
+    parts = {one: replace(revision.task, id=one, part_of="web", revision=1) for one in names}
+    tasks = {"web": web} | parts
+    witness = Witness()
+    leaving = run("web.1", RunState.STOPPING, RUNNING)
+    others = [run("web.2", RunState.WAITING), run("web.3", RunState.WAITING)]
+    witness.saw([proplet(), SaveService(service=kept), leaving, *others], tasks)
+    assert witness.broken is None
+    witness.saw([run("web.1", RunState.WAITING)], tasks)
+    assert witness.broken is not None
+    assert witness.broken.invariant.startswith("a service has at most so many")
 
 
 def test_what_keeps_the_promises_is_left_alone():

@@ -18,6 +18,7 @@ from propeller.cli import (
     provision,
     roles,
     schedules,
+    services,
     sim,
     system,
     tasks,
@@ -37,7 +38,7 @@ app = typer.Typer(
 
 ASKING = frozenset(
     {"tasks", "proplets", "jobs", "workflows", "schedules", "fl", "models", "datasets", "health", "image"}
-    | {"provision", "version", "data"}
+    | {"provision", "version", "data", "scale", "rollout"}
 )
 """Nouns that ask or tell: the global options may stand anywhere on their line."""
 _GLOBAL = frozenset(
@@ -88,6 +89,7 @@ app.add_typer(proplets.app, name="proplets")
 app.add_typer(flows.jobs, name="jobs")
 app.add_typer(flows.workflows, name="workflows")
 app.add_typer(schedules.app, name="schedules")
+services.add_to(app)
 app.add_typer(fl.app, name="fl")
 app.add_typer(images.app, name="image")
 app.add_typer(models.app, name="models")

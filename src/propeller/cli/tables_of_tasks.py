@@ -12,7 +12,15 @@ from propeller.client.tasks import ended
 from propeller.core.task import TaskState
 from propeller.wire.flows import JobPage, JobView, WorkflowView
 from propeller.wire.history import EventPage, MetricsPage
-from propeller.wire.tasks import ZERO_TIME, HistoryPage, PropletPage, PropletView, TaskPage, TaskView
+from propeller.wire.tasks import (
+    ZERO_TIME,
+    HistoryPage,
+    PropletPage,
+    PropletView,
+    ServiceView,
+    TaskPage,
+    TaskView,
+)
 
 _STYLES = {TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.RUNNING: "cyan"}
 
@@ -89,7 +97,7 @@ def schedules(page: TaskPage) -> Table:
 def _(task: TaskView) -> Group:
     said = {"id": task.id, "name": task.name, "state": _styled(task.state)}
     shown = plain(task)
-    hidden = {"id", "name", "state", "results", "attempts", "error", "reason", *_quiet(shown)}
+    hidden = {"id", "name", "state", "service", "results", "attempts", "error", "reason", *_quiet(shown)}
     said |= {name: value for name, value in shown.items() if name not in hidden}
     said |= {
         "constraints": [f"{one.attribute} {one.operator} {one.text}" for one in task.constraints],
@@ -99,11 +107,35 @@ def _(task: TaskView) -> Group:
     }
     why = task.error or task.reason
     last = {"says": why, "results": text(shown.get("results") or "")}
-    attempts = [(str(one.attempt), one.state, one.proplet_id, one.error) for one in task.attempts]
-    about = facts({**said, **last})
-    if not attempts:
-        return Group(about)
-    return Group(about, "", columns(("ATTEMPT", "STATE", "PROPLET", "SAYS"), attempts))
+    about = facts({**said, **_service_facts(task), **last})
+    return Group(about, "", _attempts(task)) if task.attempts else Group(about)
+
+
+def rollout_of(task: TaskView) -> Group:
+    """A service and its replicas alone."""
+    about = facts({"id": task.id, "state": _styled(task.state), **_service_facts(task), "says": task.reason})
+    return Group(about, "", _attempts(task)) if task.attempts else Group(about)
+
+
+def _service_facts(task: TaskView) -> dict[str, Any]:
+    service = task.service
+    if not isinstance(service, ServiceView):
+        return {}
+    told = {
+        "ready": f"{service.ready} of {service.wanted}",
+        "revision": f"{service.revision}, on {service.updated} of {service.ready}",
+        "rollout": " ".join(filter(None, (service.phase, service.outcome and f"({service.outcome})"))),
+    }
+    return {**told, **({"why": service.why} if service.why else {})}
+
+
+def _attempts(task: TaskView) -> Table:
+    """The attempts of a run; of a service, each replica's latest."""
+    rows = [(str(one.attempt or ""), one.state, one.proplet_id, one.error) for one in task.attempts]
+    if not any(one.task_id for one in task.attempts):
+        return columns(("ATTEMPT", "STATE", "PROPLET", "SAYS"), rows)
+    named = [(one.task_id, str(one.revision), *row) for one, row in zip(task.attempts, rows, strict=True)]
+    return columns(("REPLICA", "REVISION", "ATTEMPT", "STATE", "PROPLET", "SAYS"), named)
 
 
 def _quiet(shown: Mapping[str, Any]) -> set[str]:
@@ -201,7 +233,7 @@ def _(page: HistoryPage) -> Table:
 
 
 def _tasks(tasks: Sequence[TaskView], *, title: str = "") -> Table:
-    rows = [(one.id, one.name, _styled(one.state), one.proplet_id, one.error or one.reason) for one in tasks]
+    rows = [(one.id, one.name, _counted(one), one.proplet_id, one.error or one.reason) for one in tasks]
     return columns(("ID", "NAME", "STATE", "PROPLET", "SAYS"), rows, title=title)
 
 
@@ -216,6 +248,13 @@ def _word(state: object) -> str:
 def _styled(state: object) -> Text:
     known = TaskState(state) if isinstance(state, int) else TaskState.PENDING
     return Text(known.name.capitalize(), style=_STYLES.get(known, ""))
+
+
+def _counted(task: TaskView) -> Text:
+    """The state; of a service also how many replicas run of how many."""
+    if not isinstance(task.service, ServiceView):
+        return _styled(task.state)
+    return _styled(task.state).append(f" {task.service.ready}/{task.service.wanted}")
 
 
 def _alive(proplet: PropletView) -> Text:

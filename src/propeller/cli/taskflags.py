@@ -56,6 +56,16 @@ class TaskFlags:
     latent: Annotated[
         bool | None, typer.Option("--latent", help="A function: loaded at its start, run by `invoke`.")
     ] = None
+    replicas: Annotated[
+        int | None, typer.Option("--replicas", min=0, help="A service: so many are kept running.")
+    ] = None
+    scale: Annotated[
+        str | None,
+        typer.Option("--scale", help="Its rule: max=N,on=queue|cpu,target=X,min=N,window_s=S; max=0: none."),
+    ] = None
+    rollout: Annotated[
+        str | None, typer.Option("--rollout", help="How it changes: surge=N,healthy_s=S,deadline_s=S,….")
+    ] = None
     constraint: Annotated[
         list[str] | None,
         typer.Option("--constraint", help="Only where this holds: 'cpu_arch = arm64'; may be repeated."),
@@ -112,8 +122,8 @@ class TaskFlags:
 
     def _said(self) -> dict[str, Any]:
         plain = (
-            "image_url", "proplet_id", "broadcast", "daemon", "latent", "placement", "priority", "schedule",
-            "timezone", "is_recurring", "mode", "kind", "encrypted", "kbs_resource_path",
+            "image_url", "proplet_id", "broadcast", "daemon", "latent", "replicas", "placement", "priority",
+            "schedule", "timezone", "is_recurring", "mode", "kind", "encrypted", "kbs_resource_path",
         )  # fmt: skip
         return {name: getattr(self, name) for name in plain} | {
             "file": _module(self.file) if self.file else None,
@@ -123,6 +133,8 @@ class TaskFlags:
             "metadata": _metadata(self.metadata),
             "constraints": _each(self.constraint, lambda text: condition(text, "--constraint")),
             "affinities": _each(self.affinity, preference),
+            "scale": _policy(self.scale, "--scale", first="max"),
+            "rollout": _policy(self.rollout, "--rollout", first="surge"),
             "restart": _policy(self.restart, "--restart", first="attempts"),
             "reschedule": _policy(self.reschedule, "--reschedule", first="attempts"),
             "disconnect": _policy(self.disconnect, "--disconnect", first="lost_after_s"),
@@ -241,7 +253,7 @@ def _check_known(given: Mapping[str, Any], kind: type, where: str) -> None:
     inner = {
         "limits": wire.LimitsBody, "restart": wire.RetryBody, "reschedule": wire.RetryBody,
         "disconnect": wire.DisconnectBody, "constraints": wire.ConstraintBody,
-        "affinities": wire.AffinityBody,
+        "affinities": wire.AffinityBody, "scale": wire.ScaleBody, "rollout": wire.RolloutBody,
     }  # fmt: skip
     known = [one.name for one in msgspec.structs.fields(kind)]
     for name, value in given.items():
@@ -280,9 +292,11 @@ def _policy(text: str | None, flag: str, *, first: str) -> dict[str, Any] | None
     return found
 
 
-def _value(text: str, where: str) -> float | int | bool:
+def _value(text: str, where: str) -> float | int | bool | str:
     if text in {"true", "false"}:
         return text == "true"
+    if text in {"queue", "cpu"}:
+        return text
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError:

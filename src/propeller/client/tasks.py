@@ -11,7 +11,14 @@ import msgspec
 from propeller.client.calls import Role, changes, json_text, part
 from propeller.core.task import TERMINAL, TaskState
 from propeller.wire.history import EventPage, MetricsPage
-from propeller.wire.tasks import InvokeBody, TaskBody, TaskPage, TaskView
+from propeller.wire.tasks import (
+    InvokeBody,
+    ReplicasBody,
+    ServiceView,
+    TaskBody,
+    TaskPage,
+    TaskView,
+)
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +91,27 @@ class Tasks:
         """End the live run."""
         await self._manager.send("POST", f"/tasks/{part(task_id)}/stop")
 
+    async def scale(self, task_id: str, replicas: int) -> TaskView:
+        """Have so many replicas of a service from now on."""
+        return await self._manager.post(
+            TaskView, f"/tasks/{part(task_id)}/scale", ReplicasBody(replicas=replicas)
+        )
+
+    async def undo_rollout(self, task_id: str) -> TaskView:
+        """Roll a service's rollout back, or its revision before the present one out."""
+        return await self._manager.post(TaskView, f"/tasks/{part(task_id)}/rollout/undo", None)
+
+    async def restart_rollout(self, task_id: str) -> TaskView:
+        """Roll a service's definition out again: new replicas, of what its image's tag means now."""
+        return await self._manager.post(TaskView, f"/tasks/{part(task_id)}/rollout/restart", None)
+
+    async def watch_rollout(self, task_id: str, *, timeout_s: float = 600.0) -> AsyncIterator[TaskView]:
+        """A service now and after each change, until no rollout is under way and all replicas run."""
+        async for task in changes(
+            lambda: self.view(task_id), settled, what=f"service {task_id}", timeout_s=timeout_s
+        ):
+            yield task
+
     async def results(self, task_id: str) -> Any:
         """What the latest run gave: any JSON, None if there is nothing yet."""
         answer = await self._manager.send("GET", f"/tasks/{part(task_id)}/results")
@@ -145,6 +173,14 @@ def state_of(task: TaskView) -> TaskState:
 def ended(task: TaskView) -> bool:
     """Whether the latest run is over."""
     return state_of(task) in TERMINAL
+
+
+def settled(task: TaskView) -> bool:
+    """Whether a service has what it wants; what does not run, or is no service, will not change."""
+    service = task.service
+    if not isinstance(service, ServiceView):
+        return True
+    return service.phase == "steady" and service.ready == service.wanted
 
 
 def _multipart(name: str, content: bytes) -> tuple[bytes, str]:

@@ -39,7 +39,7 @@ def _give_up(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
         move_on(ledger, run.with_attempt(lost), now, cause)
     elif run.state is RunState.STOPPING:
         ledger.end(run, RunState.INTERRUPTED, now, reason=run.reason, failure="stopped", cause=cause)
-    elif attempt is None and run.attempts and ledger.tasks[run.task_id].daemon:
+    elif attempt is None and (ledger.tasks[run.task_id].replica or _began(ledger, run)):
         _wait_on(ledger, run, now, cause)
     elif attempt is None:
         waits_for = why_waiting(ledger, run, now.mono_s)
@@ -49,8 +49,12 @@ def _give_up(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
         _lose(ledger, run, now, _silence(attempt), cause)
 
 
+def _began(ledger: Ledger, run: Run) -> bool:
+    return bool(run.attempts) and ledger.tasks[run.task_id].daemon
+
+
 def _wait_on(ledger: Ledger, run: Run, now: Now, cause: str) -> None:
-    """A daemon that ran once waits until somebody stops it; no longer for the proplet that it began on."""
+    """A daemon that ran once, and a replica, waits until it is stopped; no longer for where it began."""
     give_up = now.mono_s + ledger.tasks[run.task_id].wait_s
     ledger.save(replace(run, stays_on="", give_up_mono_s=give_up, deadline_mono_s=give_up), cause)
 

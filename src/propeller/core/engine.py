@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from propeller import limits
-from propeller.core import broadcast, fleet, operation, pinning, reports, requests
+from propeller.core import broadcast, fleet, operation, reports, requests, serving
 from propeller.core import events as e
 from propeller.core.assignment import place
 from propeller.core.deadlines import expire
@@ -20,16 +20,23 @@ from propeller.core.ledger import FOREVER, Ledger, Now, Whole
 from propeller.core.placement import why_waiting
 from propeller.core.proplet import Proplet
 from propeller.core.run import Run, RunState
+from propeller.core.service import ServiceRecord, ServiceState
 from propeller.core.task import Task
+from propeller.core.upkeep import upkeep
+from propeller.errors import Bug
 
 _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
     e.StartRequested: requests.start,
     e.SkipRequested: requests.skip,
     e.BroadcastRequested: broadcast.begin,
-    e.StopRequested: broadcast.stop,
+    e.ServiceRequested: serving.begin,
+    e.Redefined: serving.redefine,
+    e.RolloutRequested: serving.rollout,
+    e.Measured: serving.measure,
+    e.StopRequested: serving.stop,
     e.Forgotten: requests.forget,
-    e.ImagePinned: pinning.pinned,
-    e.ImageNotPinned: pinning.not_pinned,
+    e.ImagePinned: serving.pinned,
+    e.ImageNotPinned: serving.not_pinned,
     e.Cordoned: operation.cordon,
     e.Labelled: operation.label,
     e.Announced: fleet.announced,
@@ -43,6 +50,8 @@ _DECIDERS: Mapping[type, Callable[[Ledger, Any, Now], None]] = {
 }
 
 
+_LOOKS_MAX = 8
+"""Looks at services in one event: what a placement changes is seen at once."""
 _NOBODY: Mapping[str, Proplet] = MappingProxyType({})
 
 
@@ -62,6 +71,7 @@ class Engine:
         heartbeat_s: float = limits.HEARTBEAT_S,
         pins: bool = False,
         heard: Mapping[str, Proplet] = _NOBODY,
+        services: Iterable[ServiceRecord] = (),
     ) -> "Engine":
         """An engine after a restart. Deadlines of the stored runs must already be re-armed.
 
@@ -72,13 +82,21 @@ class Engine:
         ledger = engine.ledger
         lost_at = now.mono_s + ledger.patience_s + limits.ATTEMPT_LOST_S
         ledger.roster.restore(_as_heard(proplet, heard.get(proplet.id), lost_at) for proplet in proplets)
+        own: list[Run] = []
         for task, run in runs:
-            if task.broadcast:
+            if task.service:
+                own.append(run)
+            elif task.broadcast:
                 ledger.wholes[task.id] = Whole(task=task, run=run, left={})
             else:
                 ledger.tasks[task.id] = task
                 ledger.keep(run)
         broadcast.restore(ledger)
+        kept = {record.task.id: record for record in services}
+        for run in own:
+            if run.task_id not in kept:
+                raise Bug(f"nothing is remembered of service {run.task_id}: {run!r}")
+            serving.restore(ledger, kept[run.task_id], run, now)
         return engine
 
     def handle(self, event: e.Event, now: Now) -> list[e.Command]:
@@ -90,7 +108,11 @@ class Engine:
         ledger.out = []
         _DECIDERS[type(event)](ledger, event, now)
         expire(ledger, now, event.cause)
-        place(ledger, now, event.cause)
+        for _ in range(_LOOKS_MAX):
+            upkeep(ledger, now, event.cause)
+            place(ledger, now, event.cause)
+            if not (ledger.restless or ledger.ended_replicas):
+                break
         broadcast.gather(ledger, now, event.cause)
         return _saved_once(ledger.out)
 
@@ -103,11 +125,16 @@ class Engine:
 
     def next_deadline(self) -> float:
         """When a `Tick` is due at the latest (monotonic seconds); infinity if nothing is pending."""
-        return self.ledger.next_deadline()
+        return min(self.ledger.next_deadline(), self.ledger.look_mono_s)
+
+    def service(self, task_id: str, now: Now) -> ServiceState | None:
+        """A running service as it stands; None for any other task."""
+        return serving.shown(self.ledger, task_id, now)
 
     def validate(self) -> None:
         """Raise `Bug` if the state breaks an invariant; tests call it after every event."""
         self.ledger.validate()
+        serving.validate(self.ledger)
 
 
 def _as_heard(stored: Proplet, known: Proplet | None, lost_at_mono_s: float) -> Proplet:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from propeller.core.proplet import Proplet
 from propeller.core.run import Lane, Run
+from propeller.core.service import Service
 from propeller.core.task import Task
 
 # --- events ----------------------------------------------------------------------------------------------
@@ -19,7 +20,49 @@ class StartRequested:
     number: int
     answers: Mapping[str, int] = field(default_factory=dict)
     """Which runs of its parents the run answers to (see `core.flow`)."""
+    image_digest: str = ""
     cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRequested:
+    """Like `StartRequested`, of a service; `before` is what is remembered of it, if it ran already."""
+
+    task: Task
+    number: int
+    before: Service | None = None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """The latest run number of each replica that it ever had."""
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redefined:
+    """A user changes a service's definition from `before` to `task`; `wanted` says how many replicas now."""
+
+    before: Task
+    task: Task
+    wanted: int | None = None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequested:
+    """A user wants the revision before (`undo`), or new replicas of the same definition (`restart`)."""
+
+    task_id: str
+    how: Literal["undo", "restart"]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The figure of a service's rule: its sum over the `count` replicas that have one."""
+
+    task_id: str
+    total: float
+    count: int
+    cause: str = "rule"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +183,11 @@ class DispatchRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePinned:
-    """What the image of a waiting run means: `digest` is that of its manifest."""
+    """What the image of a waiting run, or of a service's `revision`, means: its manifest's `digest`."""
 
     task_id: str
     run: int
+    revision: int = 0
     digest: str
     cause: str
 
@@ -154,6 +198,7 @@ class ImageNotPinned:
 
     task_id: str
     run: int
+    revision: int = 0
     error: str
     for_good: bool
     cause: str
@@ -206,6 +251,10 @@ class Tick:
 Event = (
     StartRequested
     | BroadcastRequested
+    | ServiceRequested
+    | Redefined
+    | RolloutRequested
+    | Measured
     | SkipRequested
     | StopRequested
     | Announced
@@ -224,6 +273,24 @@ Event = (
 )
 
 # --- commands --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveTask:
+    """Store a task's definition; `new` refuses an id that is taken.
+
+    A hidden part of another task is stored whether it is new or not, unless the id is another task's.
+    """
+
+    task: Task
+    new: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveService:
+    """Store what is remembered of a service; its task is stored."""
+
+    service: Service
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,10 +324,11 @@ class DropProplet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinImage:
-    """Ask which image the run's task means; the answer is `ImagePinned` or `ImageNotPinned`."""
+    """Ask what the image of a run, or of a service's `revision`, is: `ImagePinned`, `ImageNotPinned` tell."""
 
     task: Task
     run: int
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,5 +385,15 @@ class Ignored:
 
 
 Command = (
-    SaveRun | SaveProplet | DropProplet | PinImage | SendStart | SendStop | SendAck | SendWelcome | Ignored
+    SaveTask
+    | SaveService
+    | SaveRun
+    | SaveProplet
+    | DropProplet
+    | PinImage
+    | SendStart
+    | SendStop
+    | SendAck
+    | SendWelcome
+    | Ignored
 )

@@ -5,7 +5,8 @@ event, and change the ledger through the few methods here. No method looks at al
 """
 
 import heapq
-from dataclasses import dataclass, replace
+from collections import deque
+from dataclasses import dataclass, field, replace
 
 from propeller import limits
 from propeller.core import events as e
@@ -13,6 +14,7 @@ from propeller.core.line import Line
 from propeller.core.proplet import Proplet
 from propeller.core.roster import Roster
 from propeller.core.run import Attempt, AttemptState, Run, RunState
+from propeller.core.service import Service
 from propeller.core.task import Task
 from propeller.errors import Bug
 
@@ -38,6 +40,38 @@ class Whole:
     left: dict[str, None]
 
 
+@dataclass(slots=True)
+class Standing:
+    """A service that runs (see `core.serving`). Below the gap is what a restart may forget."""
+
+    task: Task
+    run: Run
+    service: Service
+    numbers: dict[str, int]
+    """The latest run number of each replica that it ever had."""
+    replicas: dict[str, None] = field(default_factory=dict)
+    """Its live replicas."""
+
+    ready_since: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """The attempt of each replica that runs on a live proplet, and since when (monotonic seconds)."""
+    healthy_most: int = 0
+    progress_mono_s: float = 0.0
+    """The most healthy replicas of the new revision so far, and when it came to that."""
+    broken: str = ""
+    """Why the new revision cannot be."""
+    says: str = ""
+    """Why its image is not known yet."""
+    asked_mono_s: float = -FOREVER
+    """When that was asked last."""
+    ended: int = 0
+    pause_until_mono_s: float = -FOREVER
+    """Replicas that ended by themselves since one was healthy, and when the next may begin."""
+    advice: deque[tuple[float, int]] = field(default_factory=deque)
+    """What the rule asked for lately, and when."""
+    due_mono_s: float = -FOREVER
+    """When it must be looked at at the latest."""
+
+
 class Ledger:
     """What may still change. One owner, one event at a time."""
 
@@ -51,6 +85,14 @@ class Ledger:
         """The tasks of live runs."""
         self.wholes: dict[str, Whole] = {}
         """Broadcasts that run, by task id; their members are among `runs`."""
+        self.standing: dict[str, Standing] = {}
+        """Services that run, by task id; their replicas are among `runs`."""
+        self.restless: dict[str, None] = {}
+        """Services of which something has changed since they were looked at."""
+        self.ended_replicas: list[tuple[Task, Run]] = []
+        """Replicas that ended since their service was looked at."""
+        self.look_mono_s = FOREVER
+        """When the next service must be looked at."""
         self.ended_parts: list[tuple[Task, Run, bytes | None]] = []
         """Members that ended in the event at hand, with their results."""
         self.hollow: list[Whole] = []
@@ -129,6 +171,8 @@ class Ledger:
     def keep(self, run: Run) -> None:
         """Hold a live run, list it where it belongs and arm its timer; let an ended one go."""
         before = self.runs.get(run.task_id)
+        if self.tasks[run.task_id].replica:
+            self.restless[self.tasks[run.task_id].part_of] = None
         there, here = self._place(before), self._place(run)
         if there != here:
             self._unlist(run.task_id, there)
@@ -141,8 +185,8 @@ class Ledger:
             del self.tasks[run.task_id]
 
     def live(self, task_id: str) -> Run | None:
-        """The task's run that has not ended, if there is one, broadcast or not."""
-        whole = self.wholes.get(task_id)
+        """The task's run that has not ended, if there is one: its own, a broadcast's or a service's."""
+        whole = self.wholes.get(task_id) or self.standing.get(task_id)
         return whole.run if whole else self.runs.get(task_id)
 
     def home(self, run: Run) -> str:
@@ -236,7 +280,9 @@ class Ledger:
             )
             run = run.with_attempt(ended)
         run = run.to(state, reason=reason, failure=failure, ended_at_s=now.wall_s)
-        if self.tasks[run.task_id].part_of:
+        if self.tasks[run.task_id].replica:
+            self.ended_replicas.append((self.tasks[run.task_id], run))
+        elif self.tasks[run.task_id].part_of:
             self.ended_parts.append((self.tasks[run.task_id], run, results))
         self.save(run, cause, results)
 
@@ -262,6 +308,11 @@ class Ledger:
     def on(self, proplet_id: str) -> list[Run]:
         """The live runs on that proplet."""
         return [self.runs[task_id] for task_id in self.roster.held(proplet_id)]
+
+    def siblings(self, task: Task, proplet_id: str) -> int:
+        """How many other replicas of the same service that proplet has."""
+        held = self.roster.held(proplet_id)
+        return sum(name != task.id and self.tasks[name].part_of == task.part_of for name in held)
 
     def wall_s(self, run: Run) -> float:
         """The run's wall-time limit (seconds): the task's own, else the default; none for a service."""

@@ -51,18 +51,20 @@ def _why_none(ledger: Ledger, mono_s: float) -> str:
 def pick(ledger: Ledger, run: Run, candidates: Iterable[str], mono_s: float) -> str | None:
     """The best of some proplets with room for a run that chooses, or None; among equals the first.
 
-    The proplet that the run avoids is taken only where no other is alive.
+    A replica goes where fewest of its service are, whatever it prefers besides. The proplet that the run
+    avoids is taken only where no other is alive.
     """
     task = ledger.tasks[run.task_id]
     alone = ledger.roster.alive_count(mono_s) <= 1
-    best: tuple[float, int] | None = None
+    best: tuple[int, float, int] | None = None
     chosen = None
     for proplet_id in candidates:
         proplet = ledger.proplets[proplet_id]
         if (proplet_id == run.avoids and not alone) or unmet(proplet, task.constraints) is not None:
             continue
         load = ledger.roster.count(proplet_id) if task.placement == "least_loaded" else 0
-        rank = (score(proplet, task.affinities), -load)
+        crowd = ledger.siblings(task, proplet_id) if task.replica else 0
+        rank = (-crowd, score(proplet, task.affinities), -load)
         if best is None or rank > best:
             best, chosen = rank, proplet_id
     return chosen

@@ -31,6 +31,7 @@ def start(ledger: Ledger, event: e.StartRequested, now: Now) -> None:
         deadline_mono_s=give_up,
         cause=event.cause,
         answers=event.answers,
+        image_digest=event.image_digest,
     )
     ledger.save(ask(ledger, run, now) if unpinned(ledger, run) else run, event.cause)
 

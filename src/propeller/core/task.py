@@ -8,6 +8,7 @@ from propeller import limits
 from propeller.core import constraints as c
 from propeller.core import schedule
 from propeller.core.ids import check_id
+from propeller.core.replicas import Rollout, Scale, check_rollout, check_scale
 from propeller.core.retry import Disconnect, Retry, check_disconnect, check_retry
 from propeller.errors import BadInput, TooLarge
 
@@ -67,7 +68,13 @@ class Task:
     proplet_id: str = ""
     broadcast: bool = False
     part_of: str = ""
-    """The broadcast of which it is one proplet's part (see `core.broadcast`); empty for what users define."""
+    """The broadcast or service of which it is a hidden part; empty for what users define."""
+    revision: int = 0
+    """As a replica: the revision of its service that it is made of (see `core.service`); else 0."""
+    replicas: int | None = None
+    """As a service: how many replicas it is started with; None for what runs once."""
+    scale: Scale | None = None
+    rollout: Rollout = field(default_factory=Rollout)
     priority: int = 50
     mode: str = ""
     metadata: Mapping[str, object] = field(default_factory=dict)
@@ -103,6 +110,16 @@ class Task:
         return self.daemon or self.latent
 
     @property
+    def service(self) -> bool:
+        """Whether it is kept at a number of replicas."""
+        return self.replicas is not None
+
+    @property
+    def replica(self) -> bool:
+        """Whether it is one of a service's replicas."""
+        return self.revision > 0
+
+    @property
     def tagged(self) -> bool:
         """Whether its image is named by a tag, which may mean another one tomorrow."""
         url = self.image_url.strip().lower()
@@ -116,7 +133,7 @@ class Task:
     @property
     def picky(self) -> bool:
         """Whether it is not all the same to it which proplet with room it gets."""
-        return bool(self.constraints or self.affinities) or self.placement == "least_loaded"
+        return bool(self.constraints or self.affinities or self.replica) or self.placement == "least_loaded"
 
     @property
     def stays(self) -> bool:
@@ -150,6 +167,7 @@ def define(task: Task) -> Task:
     _check_flow(task)
     _check_policies(task)
     _check_handle(task)
+    _check_service(task)
     if task.schedule:
         schedule.parse(task.schedule)
         schedule.zone(task.timezone)
@@ -174,6 +192,31 @@ def _check_handle(task: Task) -> None:
             "own; say in `fl` who takes part",
             code="bad_handle",
         )
+
+
+def _check_service(task: Task) -> None:
+    check_rollout(task.rollout)
+    if task.replicas is None:
+        if task.scale is not None or task.rollout != Rollout():
+            raise BadInput("scale and rollout are a service's: give it replicas", code="bad_service")
+        return
+    if not 0 <= task.replicas <= limits.REPLICAS_MAX:
+        raise BadInput(f"replicas must be 0 to {limits.REPLICAS_MAX}, got {task.replicas}")
+    if not task.endless:
+        raise BadInput("replicas are of a daemon or a latent task: what runs to an end is started again")
+    if task.broadcast or task.proplet_id or task.schedule or task.flow_id:
+        raise BadInput(
+            "a service has no broadcast, proplet, schedule, workflow or job: its replicas go where there is "
+            "room, until it is stopped",
+            code="bad_service",
+        )
+    if task.scale is not None:
+        check_scale(task.scale, latent=task.latent)
+        if not task.scale.min <= task.replicas <= task.scale.max:
+            raise BadInput(
+                f"replicas is {task.replicas}; its scale goes from {task.scale.min} to {task.scale.max}",
+                code="bad_service",
+            )
 
 
 def _check_placement(task: Task) -> None:

@@ -22,6 +22,7 @@ from propeller.manager.api.logs import log_routes
 from propeller.manager.api.operation import operation_routes
 from propeller.manager.api.proplets import proplet_routes
 from propeller.manager.api.rounds import round_routes
+from propeller.manager.api.services import service_routes
 from propeller.manager.api.tasks import task_routes
 from propeller.manager.chunks import ImageChunks
 from propeller.manager.config import ManagerConfig
@@ -38,6 +39,7 @@ from propeller.manager.measures import Measures
 from propeller.manager.outgoing import Outgoing
 from propeller.manager.pins import Pins
 from propeller.manager.rounds import Rounds
+from propeller.manager.scaling import Scaling
 from propeller.manager.shell import Effect, Shell
 from propeller.manager.tasks import Tasks
 from propeller.ports import Blobs, Bus, BusSession, Clock, Http, ImageSupply
@@ -136,6 +138,13 @@ class Manager:
         )
         self.logs = Logs(logs or MemoryTaskLogs(), clock=clock, engine=lambda: self.shell.engine)
         self._measures = Measures(store=store, clock=clock, engine=lambda: self.shell.engine, metrics=metrics)
+        self._scaling = Scaling(
+            invocations=self.invocations,
+            measures=self._measures,
+            clock=clock,
+            engine=lambda: self.shell.engine,
+            post=self.shell.post,
+        )
         self._listener = Listener(
             topics=config.topics,
             intake=Intake(config.topics, random),
@@ -152,10 +161,12 @@ class Manager:
             },
             metrics=metrics,
         )
+        handles = Handles(self.tasks, coordinator)
         self.app: Litestar = create_app(
             ROLE,
             [
-                *task_routes(self.tasks, Handles(self.tasks, coordinator), blobs),
+                *task_routes(self.tasks, handles, blobs),
+                *service_routes(self.tasks, handles),
                 *invoke_routes(self.invocations),
                 *log_routes(self.logs, self.tasks),
                 *flow_routes(self.flows),
@@ -189,6 +200,7 @@ class Manager:
                 group.create_task(self.flows.run())
                 group.create_task(self.cron.run())
                 group.create_task(self._measures.run())
+                group.create_task(self._scaling.run())
         finally:
             if self._pins:
                 await self._pins.close()

@@ -8,6 +8,7 @@ from propeller import limits
 from propeller.core import schedule
 from propeller.core.constraints import Affinity, Constraint
 from propeller.core.ids import check_id
+from propeller.core.replicas import Rollout, Scale
 from propeller.core.retry import Disconnect, Retry
 from propeller.core.task import Task, TaskLimits, define
 from propeller.errors import BadInput, TooLarge, Unsupported
@@ -42,6 +43,9 @@ _UPDATED = (
     "daemon",
     "latent",
     "broadcast",
+    "replicas",
+    "scale",
+    "rollout",
     "fl",
 )
 """Fields that `PUT /tasks/{id}` changes where its body has them (the module and the schedule apart)."""
@@ -115,6 +119,9 @@ def _task(body: TaskBody, task_id: str, now_s: float, workflow_id: str, job_id: 
         daemon=bool(body.daemon),
         latent=bool(body.latent),
         broadcast=bool(body.broadcast),
+        replicas=_replicas(body),
+        scale=_scale(body),
+        rollout=Rollout(**msgspec.structs.asdict(body.rollout)) if body.rollout else Rollout(),
         workflow_id=workflow_id,
         job_id=job_id,
         depends_on=tuple(body.depends_on or ()),
@@ -139,6 +146,16 @@ def _task(body: TaskBody, task_id: str, now_s: float, workflow_id: str, job_id: 
         disconnect=_disconnect(body),
         fl=_federated(body),
     )
+
+
+def _replicas(body: TaskBody) -> int | None:
+    """A service with a rule alone begins with the least that the rule allows."""
+    scale = _scale(body)
+    return scale.min if body.replicas is None and scale is not None else body.replicas
+
+
+def _scale(body: TaskBody) -> Scale | None:
+    return Scale(**msgspec.structs.asdict(body.scale)) if body.scale and body.scale.max else None
 
 
 def _federated(body: TaskBody) -> dict[str, object]:

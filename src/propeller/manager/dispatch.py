@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import UNSET
 
+from propeller import limits
 from propeller.core.events import SendStart, SendStop
 from propeller.core.proplet import Proplet
 from propeller.core.run import Attempt, Run
@@ -95,6 +96,8 @@ def _directed(start: Start, task: Task, run: Run, seed: int, config: ManagerConf
     )
     if run.image_digest:
         start = msgspec.structs.replace(start, image_url=image_of(task, run, config))
+    if task.replica and task.daemon:
+        start = msgspec.structs.replace(start, metrics_s=limits.REPLICA_METRICS_S)
     if not task.federated:
         return start
     token = make_token(config.fl_secret, task.round_id, attempt.proplet_id) if config.fl_secret else UNSET

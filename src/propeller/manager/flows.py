@@ -10,6 +10,7 @@ from dataclasses import replace
 from random import Random
 from weakref import WeakValueDictionary
 
+from propeller.core.events import SaveTask
 from propeller.core.flow import Flow, Step, check_mode, due, shown_state
 from propeller.core.ids import check_id, new_id
 from propeller.core.task import Task, TaskState
@@ -17,7 +18,7 @@ from propeller.errors import BadInput, CallerError, Conflict, NotFound, Propelle
 from propeller.manager.flowstate import FlowState, check_size, graph_of, load, load_record
 from propeller.manager.tasks import Tasks
 from propeller.ports import Clock
-from propeller.stores.manager import ManagerStore, SaveFlow, SaveTask, SettleFlow, TaskRecord
+from propeller.stores.manager import ManagerStore, SaveFlow, SettleFlow, TaskRecord
 from propeller.telemetry.logs import logger
 from propeller.wire.flows import JobBody, WorkflowBody
 from propeller.wire.tasks import TaskBody

@@ -1,14 +1,21 @@
 """A workflow or job as the store has it: its graph and the latest run of each task. It changes nothing."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from propeller import limits
 from propeller.core.flow import Flow, Graph, Node, Seen, answers, due, unmet
 from propeller.core.run import SHOWN
 from propeller.core.task import Task
-from propeller.errors import Conflict, TooLarge
-from propeller.stores.manager import FlowRecord, ManagerStore, TaskRecord
+from propeller.errors import Conflict, NotFound, TooLarge
+from propeller.stores.manager import (
+    DropFlow,
+    FlowRecord,
+    ManagerChange,
+    ManagerStore,
+    SaveFlow,
+    TaskRecord,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,3 +94,32 @@ async def answers_of(store: ManagerStore, task: Task) -> dict[str, int]:
             code="unmet_dependencies",
         )
     return answers(state.flow, state.graph, state.seen, task.id)
+
+
+async def joining(store: ManagerStore, task: Task) -> list[ManagerChange]:
+    """What joining its flow changes; raises `NotFound` for a job, `BadInput` for a dependency."""
+    if not task.flow_id:
+        return []
+    state = await load(store, task.flow_id)
+    if state is None or state.flow.job != bool(task.job_id):
+        if task.job_id:
+            raise NotFound(f"job {task.job_id} does not exist", code="unknown_job")
+        graph_of([task])
+        flow = Flow(id=task.flow_id, job=False, task_ids=(task.id,), created_at_s=task.created_at_s)
+        return [SaveFlow(flow=flow, new=True)]
+    graph_of([*(record.task for record in state.records.values()), task])
+    return [SaveFlow(flow=replace(state.flow, task_ids=(*state.flow.task_ids, task.id)))]
+
+
+async def leaving(store: ManagerStore, task: Task) -> list[ManagerChange]:
+    """What leaving its flow changes; raises `Conflict` while another task depends on it."""
+    state = await load(store, task.flow_id) if task.flow_id else None
+    if state is None:
+        return []
+    children = state.graph.children(task.id)
+    if children:
+        raise Conflict(
+            f"task {task.id} cannot be deleted: {children[0]} depends on it", code="has_dependents"
+        )
+    left = tuple(name for name in state.flow.task_ids if name != task.id)
+    return [SaveFlow(flow=replace(state.flow, task_ids=left)) if left else DropFlow(flow_id=state.flow.id)]

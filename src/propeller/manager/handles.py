@@ -12,7 +12,7 @@ import msgspec
 
 from propeller.core.task import Task, TaskState
 from propeller.errors import BadInput, Conflict, PropellerError, Unsupported
-from propeller.manager.api.views import task_view
+from propeller.manager.api.views import task_view, with_service
 from propeller.manager.coordinator import CoordinatorClient, KnownExperiment
 from propeller.manager.tasks import Tasks
 from propeller.stores.manager import TaskRecord
@@ -75,11 +75,12 @@ class Handles:
         await self._tasks.delete(task_id)
 
     async def shown(self, records: list[TaskRecord], *, part: bool = False) -> list[TaskView]:
-        """Tasks as routes show them (`part`: in a list); handles with the state of their experiments."""
+        """Tasks as routes show them (`part`: in a list), with the state of their experiment or service."""
         return list(await asyncio.gather(*(self._shown(record, part=part) for record in records)))
 
     async def _shown(self, record: TaskRecord, *, part: bool) -> TaskView:
         view, task = task_view(record, part=part), record.task
+        view = with_service(view, self._tasks.service(task.id), part=part)
         if not task.handle or not task.experiment_id:
             return view
         try:

@@ -5,7 +5,8 @@ counts only from the proplet that was asked.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 
@@ -14,7 +15,9 @@ from msgspec import UNSET
 from propeller import limits
 from propeller.core.engine import Engine
 from propeller.core.ids import new_id
+from propeller.core.ledger import Now
 from propeller.core.run import Attempt, AttemptState, Run, RunState
+from propeller.core.service import ServiceState
 from propeller.errors import BadInput, Conflict, PeerError, PeerRefused, PeerUnavailable, TooLarge
 from propeller.ports import Bus, Clock, Message
 from propeller.stores.manager import ManagerStore
@@ -35,6 +38,7 @@ class _Call:
 
     answer: "asyncio.Future[InvokeResult]"
     proplet_id: str | None
+    task_id: str
 
 
 class Invocations:
@@ -57,6 +61,11 @@ class Invocations:
         self._random = random
         self._engine = engine
         self._waiting: dict[str, _Call] = {}
+        self.pending: Counter[str] = Counter()
+        """Calls in progress of each task, or replica of a service."""
+        self.pending_s: defaultdict[str, float] = defaultdict(float)
+        """The same, added up over time, until the last call that began or ended (calls times seconds)."""
+        self._counted_s: dict[str, float] = {}
 
     async def invoke(self, task_id: str, body: InvokeBody) -> str:
         """Call the task and return what it answered.
@@ -74,7 +83,7 @@ class Invocations:
         call_id = new_id(self._random)
         directed = attempt.lane == "directed"
         message = Invoke(
-            id=task_id,
+            id=run.task_id,
             invocation_id=call_id,
             proplet_id=attempt.proplet_id,
             inputs=list(body.inputs_text()) or None,
@@ -85,7 +94,27 @@ class Invocations:
         )
         to = attempt.proplet_id if directed else None
         topic = self._topics.from_manager(FromManager.INVOKE, to)
-        return await self._ask(call_id, Message(topic, codec.encode(message)), to, attempt.proplet_id)
+        call = _Call(asyncio.get_running_loop().create_future(), to, run.task_id)
+        return await self._ask(call_id, call, Message(topic, codec.encode(message)), attempt.proplet_id)
+
+    def take_pending_s(self, task_id: str) -> float:
+        """Calls of a task times seconds since this was asked last."""
+        self._count(task_id, 0)
+        return self.pending_s.pop(task_id, 0.0)
+
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Count nothing of others than these, unless they are called."""
+        for task_id in [one for one in self._counted_s if one not in task_ids and not self.pending[one]]:
+            del self._counted_s[task_id]
+            self.pending_s.pop(task_id, None)
+            self.pending.pop(task_id, None)
+
+    def _count(self, task_id: str, change: int) -> None:
+        now_s = self._clock.now().mono_s
+        since_s = now_s - self._counted_s.get(task_id, now_s)
+        self.pending_s[task_id] += self.pending[task_id] * since_s
+        self.pending[task_id] += change
+        self._counted_s[task_id] = now_s
 
     def heard(self, topic: ControlTopic, payload: bytes) -> None:
         """Take an answer; one that nobody waits for, or from another, is dropped. Raises `DecodeError`."""
@@ -95,21 +124,26 @@ class Invocations:
             return
         call.answer.set_result(result)
 
-    async def _ask(self, call_id: str, message: Message, to: str | None, shown: str) -> str:
-        answer: asyncio.Future[InvokeResult] = asyncio.get_running_loop().create_future()
-        self._waiting[call_id] = _Call(answer, to)
+    async def _ask(self, call_id: str, call: _Call, message: Message, shown: str) -> str:
+        self._waiting[call_id] = call
+        self._count(call.task_id, 1)
         try:
             async with asyncio.timeout(WAIT_S):
                 if not await self._bus.publish(message):
                     raise PeerUnavailable("there is no connection to the broker now", code="no_broker")
-                return _told(await answer)
+                return _told(await call.answer)
         except TimeoutError:
             raise PeerUnavailable(f"{shown} did not answer within {WAIT_S:g} s", code="timeout") from None
         finally:
             del self._waiting[call_id]
+            self._count(call.task_id, -1)
 
     async def _serving(self, task_id: str) -> tuple[Attempt, Run]:
-        """Where the task can be called now; raises why it cannot."""
+        """Where the task can be called now; raises why it cannot. Of a service, the least busy replica."""
+        now = self._clock.now()
+        state = self._engine().service(task_id, Now(mono_s=now.mono_s, wall_s=now.wall_s))
+        if state is not None:
+            task_id = self._least_busy(task_id, state)
         ledger = self._engine().ledger
         run = ledger.runs.get(task_id)
         task = ledger.tasks[task_id] if run else (await self._store.task(task_id)).task
@@ -121,11 +155,19 @@ class Invocations:
         if attempt is None or run.state is not RunState.RUNNING or attempt.state is not AttemptState.RUNNING:
             why = run.reason or "its module is being loaded"
             raise Conflict(f"task {task_id} cannot be called yet ({run.state}): {why}", code="not_ready")
-        now = self._clock.now()
         proplet = ledger.proplets.get(attempt.proplet_id)
         if proplet is None or not proplet.alive(now.mono_s):
             raise PeerUnavailable(f"proplet {attempt.proplet_id} is offline", code="proplet_offline")
         return attempt, run
+
+    def _least_busy(self, task_id: str, state: ServiceState) -> str:
+        ready = [one.task_id for one in state.replicas if one.ready]
+        if not ready:
+            raise Conflict(
+                f"no replica of service {task_id} can be called yet ({state.service.wanted} are wanted)",
+                code="not_ready",
+            )
+        return min(ready, key=lambda name: self.pending[name])
 
 
 _LATER = frozenset({"busy", "timeout", "stopped", "not_ready"})

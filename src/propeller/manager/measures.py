@@ -30,6 +30,8 @@ class Measures:
         self._clock = clock
         self._engine = engine
         self._waiting: list[SaveMetric] = []
+        self.cpu_percent: dict[str, tuple[float, float]] = {}
+        """The latest processor time of each live replica of a service, and when it came (monotonic)."""
         self._dropped = metrics.counter(
             "propeller_manager_measurements_dropped", "Measurements not kept", ["why"]
         )
@@ -52,7 +54,10 @@ class Measures:
         if run is None or proplet_id not in {one.proplet_id for one in run.attempts if one.live}:
             self._dropped.labels("not_its_task").inc()
             return
-        body = shown_task(said, proplet_id, self._clock.now().wall_s)
+        now = self._clock.now()
+        if self._engine().ledger.tasks[said.task_id].replica and said.metrics is not None:
+            self.cpu_percent[said.task_id] = (said.metrics.cpu_percent, now.mono_s)
+        body = shown_task(said, proplet_id, now.wall_s)
         self._keep(SaveMetric(kind="task", subject=said.task_id, body=body))
 
     async def run(self) -> None:

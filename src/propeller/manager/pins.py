@@ -71,10 +71,13 @@ class Pins:
 
 def _told(asked: e.PinImage, verdict: str | PropellerError) -> e.ImagePinned | e.ImageNotPinned:
     if isinstance(verdict, str):
-        return e.ImagePinned(task_id=asked.task.id, run=asked.run, digest=verdict, cause="registry")
+        return e.ImagePinned(
+            task_id=asked.task.id, run=asked.run, revision=asked.revision, digest=verdict, cause="registry"
+        )
     return e.ImageNotPinned(
         task_id=asked.task.id,
         run=asked.run,
+        revision=asked.revision,
         error=verdict.message,
         for_good=not isinstance(verdict, PeerUnavailable),
         cause="registry",

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from propeller import limits
+from propeller.core.events import SaveTask
 from propeller.core.ids import check_id, new_id
 from propeller.core.task import define
 from propeller.errors import (
@@ -42,7 +43,7 @@ from propeller.manager.round_work import (
 )
 from propeller.manager.tasks import Tasks
 from propeller.ports import Bus, Clock, Message
-from propeller.stores.manager import DropLaunch, ManagerChange, ManagerStore, SaveLaunch, SaveTask
+from propeller.stores.manager import DropLaunch, ManagerChange, ManagerStore, SaveLaunch
 from propeller.telemetry.logs import about, logger
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody

@@ -27,7 +27,7 @@ _DECIDE_S_MAX = 0.02
 """How long one batch may hold the loop; what is left of it is the next batch."""
 
 Effect = e.PinImage | e.SendStart | e.SendStop | e.SendAck | e.SendWelcome
-_SAVES = (e.SaveRun, e.SaveProplet, e.DropProplet)
+_SAVES = (e.SaveTask, e.SaveService, e.SaveRun, e.SaveProplet, e.DropProplet)
 _EFFECTS = (e.PinImage, e.SendStart, e.SendStop, e.SendAck, e.SendWelcome)
 
 
@@ -95,6 +95,7 @@ class Shell:
             heartbeat_s=self._heartbeat_s,
             pins=self._pins,
             heard=self.engine.ledger.proplets,
+            services=await self._store.services(),
         )
 
     async def post(self, event: e.Event) -> None:
@@ -220,7 +221,7 @@ def _settle(done: asyncio.Future[None] | None, error: PropellerError | None) -> 
         done.set_exception(error)
 
 
-def _tell(command: e.SaveRun | e.SaveProplet | e.DropProplet) -> None:
+def _tell(command: e.SaveTask | e.SaveService | e.SaveRun | e.SaveProplet | e.DropProplet) -> None:
     """One log line per change of a run: the story of a task can be read off the log."""
     if not isinstance(command, e.SaveRun):
         return

@@ -8,32 +8,30 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 from propeller import limits
 from propeller.core import broadcast
 from propeller.core import events as e
-from propeller.core.flow import Flow, Step
+from propeller.core.flow import Step
 from propeller.core.ids import new_id
 from propeller.core.ledger import Now
 from propeller.core.proplet import Proplet
 from propeller.core.run import RunState
-from propeller.core.task import Task, touch
+from propeller.core.service import ServiceState
+from propeller.core.task import Task, define, touch
 from propeller.errors import BadInput, Bug, Conflict, NotFound, PeerUnavailable, TooLarge
 from propeller.http.server import Offload
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.definitions import defined, merged
-from propeller.manager.flowstate import answers_of, graph_of, load
+from propeller.manager.flowstate import answers_of, joining, leaving
 from propeller.manager.shell import Shell
 from propeller.ports import Blobs, Clock
 from propeller.stores.manager import (
-    DropFlow,
     DropTask,
     ManagerChange,
     ManagerStore,
-    SaveFlow,
-    SaveTask,
     TaskRecord,
 )
 from propeller.telemetry.logs import logger
@@ -76,8 +74,8 @@ class Tasks:
         """Check and store a task; when this returns it is on disk. Raises `Conflict` if its id is taken."""
         task = await self.define(body)
         async with self.flow_turn(task.flow_id):
-            joining = await self._joining(task)
-            await self._store.commit([*joining, SaveTask(task=task, new=True)])
+            joined = await joining(self._store, task)
+            await self._store.commit([*joined, e.SaveTask(task=task, new=True)])
         self.announce(task)
         return TaskRecord(task=task)
 
@@ -95,7 +93,10 @@ class Tasks:
         return task
 
     async def update(self, task_id: str, body: TaskBody) -> TaskRecord:
-        """Change what the body names; what it leaves out stays. A live run keeps what it was started with."""
+        """Change what the body names; what it leaves out stays.
+
+        A live run keeps what it was started with, but a service's new definition is rolled out.
+        """
         async with self._turn(task_id):
             record = await self._store.task(task_id)
             task = merged(_whole(record.task), body, self._clock.now().wall_s)
@@ -103,9 +104,34 @@ class Tasks:
                 self.proplet(body.proplet_id)
             if body.file:
                 task = await self._with_module(task, await self._decoded(body.file))
-            await self._store.commit([SaveTask(task=task)])
+            await self._redefine(record.task, task, wanted=body.replicas)
         self.announce(task)
         return replace(record, task=task)
+
+    async def scale(self, task_id: str, replicas: int) -> None:
+        """Have so many replicas of a service from now on. Raises `NotFound`, `BadInput`."""
+        async with self._turn(task_id):
+            before = _whole((await self._store.task(task_id)).task)
+            if not before.service:
+                raise BadInput(f"task {task_id} is no service: give it replicas first", code="no_service")
+            task = define(replace(touch(before, self._clock.now().wall_s), replicas=replicas))
+            await self._redefine(before, task, wanted=replicas)
+
+    async def roll(self, task_id: str, how: Literal["undo", "restart"]) -> None:
+        """Bring a service's revision before back, or new replicas of the same definition in."""
+        await self._store.task(task_id)
+        await self._shell.submit(e.RolloutRequested(task_id=task_id, how=how, cause="user"))
+
+    def service(self, task_id: str) -> ServiceState | None:
+        """A running service as it stands; None for any other task."""
+        return self._shell.engine.service(task_id, self._now())
+
+    async def _redefine(self, before: Task, task: Task, *, wanted: int | None = None) -> None:
+        """Store a definition; of a service, the engine does, which rolls it out."""
+        if task.service:
+            await self._shell.submit(e.Redefined(before=before, task=task, wanted=wanted, cause="user"))
+        else:
+            await self._store.commit([e.SaveTask(task=task)])
 
     async def change(self, task_id: str, changed: Callable[[Task], Task]) -> None:
         """Store what `changed` makes of a task's definition. Raises `NotFound`."""
@@ -113,7 +139,7 @@ class Tasks:
             before = (await self._store.task(task_id)).task
             task = changed(before)
             if task != before:
-                await self._store.commit([SaveTask(task=task)])
+                await self._store.commit([e.SaveTask(task=task)])
         self.announce(task)
 
     async def upload(self, task_id: str, content: bytes) -> TaskRecord:
@@ -124,7 +150,7 @@ class Tasks:
         async with self._turn(task_id):
             record = await self._store.task(task_id)
             task = await self._with_module(touch(_whole(record.task), self._clock.now().wall_s), content)
-            await self._store.commit([SaveTask(task=task)])
+            await self._redefine(record.task, task)
             return replace(record, task=task)
 
     async def delete(self, task_id: str) -> None:
@@ -134,8 +160,8 @@ class Tasks:
             if self._shell.engine.ledger.live(task_id):
                 raise Conflict(f"task {task_id} is running; stop it first", code="running")
             async with self.flow_turn(task.flow_id):
-                leaving = await self._leaving(task)
-                await self._store.commit([*leaving, DropTask(task_id=task_id)])
+                left = await leaving(self._store, task)
+                await self._store.commit([*left, DropTask(task_id=task_id)])
 
     async def withdraw(self, task_ids: Collection[str], also: ManagerChange) -> None:
         """Remove tasks in one transaction with `also`; one that a user started by hand meanwhile stays."""
@@ -192,21 +218,32 @@ class Tasks:
             if step is not None and step.run != number:
                 raise Conflict(f"task {task_id} has run {record.latest_run} already", code="already_started")
             answers = step.answers if step else await answers_of(self._store, task)
+            if task.service:
+                await self._serve(task, number, cause)
+                return
             if task.broadcast:
                 await self._broadcast(task, number, answers, cause)
                 return
             await self._shell.submit(e.StartRequested(task=task, number=number, answers=answers, cause=cause))
 
+    async def _serve(self, task: Task, number: int, cause: str) -> None:
+        """Start a service's run, which goes on where the last one counted."""
+        kept = await self._store.service(task.id)
+        before, numbers = (kept.service, kept.numbers) if kept else (None, {})
+        await self._shell.submit(
+            e.ServiceRequested(task=task, number=number, before=before, numbers=numbers, cause=cause)
+        )
+
     async def _broadcast(self, task: Task, number: int, answers: Mapping[str, int], cause: str) -> None:
         """Start a run on every proplet that is there; raises `PeerUnavailable` if none is."""
-        ledger, now = self._shell.engine.ledger, self._clock.now()
-        members = broadcast.members(ledger, task, Now(mono_s=now.mono_s, wall_s=now.wall_s))
+        ledger = self._shell.engine.ledger
+        members = broadcast.members(ledger, task, self._now())
         if not members:
             raise PeerUnavailable(
                 f"no proplet is there that broadcast {task.id} can reach", code="no_proplet"
             )
         if not ledger.live(task.id):
-            await self._store.commit([SaveTask(task=one) for one in members])
+            await self._store.commit([e.SaveTask(task=one) for one in members])
         order = e.BroadcastRequested(task=task, number=number, members=members, answers=answers, cause=cause)
         await self._shell.submit(order)
 
@@ -312,38 +349,12 @@ class Tasks:
         """The record as stored; a waiting run says what it waits for at this moment."""
         if record.run is None or record.run.state is not RunState.WAITING:
             return record
-        now = self._clock.now()
-        reason = self._shell.engine.why_waiting(record.run, Now(mono_s=now.mono_s, wall_s=now.wall_s))
+        reason = self._shell.engine.why_waiting(record.run, self._now())
         return replace(record, run=replace(record.run, reason=reason))
 
-    async def _joining(self, task: Task) -> list[ManagerChange]:
-        """What joining its flow changes; raises `NotFound` for a job, `BadInput` for a dependency."""
-        if not task.flow_id:
-            return []
-        state = await load(self._store, task.flow_id)
-        if state is None or state.flow.job != bool(task.job_id):
-            if task.job_id:
-                raise NotFound(f"job {task.job_id} does not exist", code="unknown_job")
-            graph_of([task])
-            flow = Flow(id=task.flow_id, job=False, task_ids=(task.id,), created_at_s=task.created_at_s)
-            return [SaveFlow(flow=flow, new=True)]
-        graph_of([*(record.task for record in state.records.values()), task])
-        return [SaveFlow(flow=replace(state.flow, task_ids=(*state.flow.task_ids, task.id)))]
-
-    async def _leaving(self, task: Task) -> list[ManagerChange]:
-        """What leaving its flow changes; raises `Conflict` while another task depends on it."""
-        state = await load(self._store, task.flow_id) if task.flow_id else None
-        if state is None:
-            return []
-        children = state.graph.children(task.id)
-        if children:
-            raise Conflict(
-                f"task {task.id} cannot be deleted: {children[0]} depends on it", code="has_dependents"
-            )
-        left = tuple(name for name in state.flow.task_ids if name != task.id)
-        return [
-            SaveFlow(flow=replace(state.flow, task_ids=left)) if left else DropFlow(flow_id=state.flow.id)
-        ]
+    def _now(self) -> Now:
+        now = self._clock.now()
+        return Now(mono_s=now.mono_s, wall_s=now.wall_s)
 
     def announce(self, task: Task) -> None:
         """Tell who wants to know that a task was created or changed."""
@@ -367,7 +378,7 @@ class Tasks:
 
 
 def _whole(task: Task) -> Task:
-    """The task itself; one proplet's part of a broadcast can only be looked at and stopped."""
+    """The task itself; a part of a broadcast or service can only be looked at and stopped."""
     if task.part_of:
-        raise Conflict(f"task {task.id} is part of broadcast {task.part_of}; ask for that", code="part")
+        raise Conflict(f"task {task.id} is part of {task.part_of}; ask for that", code="part")
     return task

@@ -1,6 +1,7 @@
 """Measures a proplet and its guests at intervals and sends what it finds. Best effort: nothing is repeated.
 
-Host metrics every `interval_s`; each guest at once and then every `TASK_S`, a service every `DAEMON_S`.
+Host metrics every `interval_s`; each guest at once and then every `TASK_S`, a daemon every `DAEMON_S`, or as
+often as its start says.
 """
 
 import asyncio
@@ -58,14 +59,14 @@ class Monitor:
         self._watched: dict[AttemptKey, _Watched] = {}
         self._wake = asyncio.Event()
 
-    def watch(self, key: AttemptKey, pid: int, *, daemon: bool) -> None:
+    def watch(self, key: AttemptKey, pid: int, *, daemon: bool, every_s: float = 0.0) -> None:
         """Measure the attempt's guest, which begins now in process `pid`, until `unwatch`."""
         reading, now_s = self._gauges.process(pid), self._clock.now().mono_s
         if reading is None:
             return
         self._watched[key] = _Watched(
             pid=pid,
-            every_s=DAEMON_S if daemon else TASK_S,
+            every_s=max(every_s, FIRST_S) if every_s > 0 else DAEMON_S if daemon else TASK_S,
             began_s=now_s,
             due_s=now_s + FIRST_S,
             first=reading,

@@ -34,7 +34,8 @@ class Observer:
 
         def begun(pid: int) -> None:
             if self.monitor is not None:
-                self.monitor.watch(key, pid, daemon=start.daemon)
+                every_s = start.metrics_s if isinstance(start.metrics_s, float | int) else 0.0
+                self.monitor.watch(key, pid, daemon=start.daemon, every_s=every_s)
 
         try:
             yield replace(job, on_output=log.take, on_worker=begun)

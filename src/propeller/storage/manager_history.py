@@ -1,4 +1,4 @@
-"""The manager's flows, schedules, task histories and measurements in a database: half of its store.
+"""The manager's flows, services, schedules, task histories and measurements in a database: half of its store.
 
 It decides nothing about them. `manager_store` has the tasks and runs, and joins both halves into one class.
 """
@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from propeller import limits
-from propeller.core.events import SaveRun
+from propeller.core.events import SaveRun, SaveService
 from propeller.core.flow import Flow
 from propeller.core.run import RunState
+from propeller.core.service import Service, ServiceRecord
 from propeller.core.task import Task
 from propeller.errors import Conflict
 from propeller.ports import Instant
@@ -29,10 +30,12 @@ from propeller.stores.manager import (
 from propeller.wire import codec
 
 _FLOWS = Queries.load("manager", "flows.sql")
+_SERVICES = Queries.load("manager", "services.sql")
 _HISTORY = Queries.load("manager", "history.sql")
 _pack = msgspec.msgpack.Encoder().encode
 _flow = msgspec.msgpack.Decoder(Flow).decode
 _task = msgspec.msgpack.Decoder(Task).decode
+_service = msgspec.msgpack.Decoder(Service).decode
 _event = msgspec.msgpack.Decoder(TaskEvent).decode
 
 
@@ -63,6 +66,24 @@ class HistoryReads:
         return await self._database.read(
             lambda connection: [row["id"] for row in connection.execute(_FLOWS.list_open_flows)]
         )
+
+    async def services(self) -> list[ServiceRecord]:
+        """See `stores.ManagerStore`."""
+
+        def read(connection: Connection) -> list[ServiceRecord]:
+            rows = connection.execute(_SERVICES.list_services).fetchall()
+            return [_service_record(row, connection) for row in rows]
+
+        return await self._database.read(read)
+
+    async def service(self, task_id: str) -> ServiceRecord | None:
+        """See `stores.ManagerStore`."""
+
+        def read(connection: Connection) -> ServiceRecord | None:
+            row = connection.execute(_SERVICES.select_service, {"task_id": task_id}).fetchone()
+            return None if row is None else _service_record(row, connection)
+
+        return await self._database.read(read)
 
     async def scheduled(self) -> list[Task]:
         """See `stores.ManagerStore`."""
@@ -206,6 +227,20 @@ def _save_metric(change: SaveMetric, _now: Instant, connection: Connection) -> N
     connection.execute(_HISTORY.prune_metrics, {**row, "kept": limits.METRICS_KEPT})
 
 
+def _save_service(change: SaveService, _now: Instant, connection: Connection) -> None:
+    service = change.service
+    connection.execute(_SERVICES.upsert_service, {"task_id": service.task_id, "body": _pack(service)})
+
+
+def _service_record(row: Row, connection: Connection) -> ServiceRecord:
+    numbers = connection.execute(_SERVICES.list_numbers, {"task_id": row["task_id"]})
+    return ServiceRecord(
+        task=_task(row["task"]),
+        service=_service(row["service"]),
+        numbers={one["id"]: one["latest_run"] for one in numbers},
+    )
+
+
 def _flow_record(row: Row) -> FlowRecord:
     return FlowRecord(flow=_flow(row["body"]), touched=row["touched"], settled=row["settled"])
 
@@ -214,6 +249,7 @@ APPLY: Mapping[type, Callable[[Any, Instant, Connection], None]] = {
     SaveFlow: _save_flow,
     DropFlow: _drop_flow,
     SettleFlow: _settle_flow,
+    SaveService: _save_service,
     SaveMetric: _save_metric,
 }
 """How each kind of change is written."""

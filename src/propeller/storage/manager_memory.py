@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from propeller import limits
-from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.events import DropProplet, SaveProplet, SaveRun, SaveService, SaveTask
 from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
 from propeller.core.run import Run, RunState
+from propeller.core.service import Service, ServiceRecord
 from propeller.core.task import Task
 from propeller.errors import Bug
 from propeller.fl.launch import Launch, LaunchState
@@ -25,7 +26,6 @@ from propeller.stores.manager import (
     SaveFlow,
     SaveLaunch,
     SaveMetric,
-    SaveTask,
     SettleFlow,
     TaskEvent,
     TaskRecord,
@@ -46,6 +46,7 @@ class MemoryManagerStore:
         self._proplets: dict[str, Proplet] = {}
         self._launches: dict[str, Launch] = {}
         self.flows: dict[str, FlowRecord] = {}
+        self.services_by_id: dict[str, Service] = {}
         self._parts: dict[tuple[str, int], dict[str, bytes]] = {}
         self._events: dict[str, tuple[TaskEvent, ...]] = {}
         self._metrics: dict[tuple[MetricKind, str], tuple[bytes, ...]] = {}
@@ -68,6 +69,9 @@ class MemoryManagerStore:
                 for name in [one.id for one in self._parts_of(task_id)] + [task_id]:
                     self.tasks_by_id.pop(name, None)
                     self._drop_runs(name)
+                self.services_by_id.pop(task_id, None)
+            case SaveService(service=service):
+                self.services_by_id[service.task_id] = service
             case SaveRun():
                 self._save_run(change)
             case SaveProplet(proplet=proplet):
@@ -205,6 +209,21 @@ class MemoryManagerStore:
             if run.live
         ]
         return sorted(found, key=lambda pair: (pair[0].created_at_s, pair[0].id))
+
+    async def services(self) -> list[ServiceRecord]:
+        """See `stores.ManagerStore`."""
+        return [self._service_record(name) for name in sorted(self.services_by_id)]
+
+    async def service(self, task_id: str) -> ServiceRecord | None:
+        """See `stores.ManagerStore`."""
+        return self._service_record(task_id) if task_id in self.services_by_id else None
+
+    def _service_record(self, task_id: str) -> ServiceRecord:
+        return ServiceRecord(
+            task=self.tasks_by_id[task_id],
+            service=self.services_by_id[task_id],
+            numbers={one.id: self._latest.get(one.id, 0) for one in self._parts_of(task_id)},
+        )
 
     async def proplets(self) -> list[Proplet]:
         """See `stores.ManagerStore`."""

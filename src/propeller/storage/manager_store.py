@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.events import DropProplet, SaveProplet, SaveRun, SaveTask
 from propeller.core.proplet import Proplet
 from propeller.core.run import Run
 from propeller.core.task import Task
@@ -26,7 +26,6 @@ from propeller.stores.manager import (
     DropTask,
     ManagerChange,
     SaveLaunch,
-    SaveTask,
     TaskEvent,
     TaskRecord,
 )

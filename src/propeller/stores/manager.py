@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from propeller.core.events import DropProplet, SaveProplet, SaveRun
+from propeller.core.events import DropProplet, SaveProplet, SaveRun, SaveService, SaveTask
 from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
 from propeller.core.run import Run, RunState
+from propeller.core.service import ServiceRecord
 from propeller.core.task import Task
 from propeller.fl.launch import Launch
 from propeller.ports import Instant
@@ -26,19 +27,8 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SaveTask:
-    """Store a task's definition; `new` refuses an id that is taken.
-
-    A member of a broadcast is stored whether it is new or not, unless the id is another task's.
-    """
-
-    task: Task
-    new: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DropTask:
-    """Remove a task, its runs, and its members if it is a broadcast."""
+    """Remove a task, its runs, its hidden parts, and what is remembered of it as a service."""
 
     task_id: str
 
@@ -120,6 +110,7 @@ class SaveMetric:
 ManagerChange = (
     SaveTask
     | DropTask
+    | SaveService
     | SaveRun
     | SaveProplet
     | DropProplet
@@ -153,11 +144,19 @@ class ManagerStore(Protocol):
         ...
 
     async def parts(self, task_id: str) -> list[TaskRecord]:
-        """The members of a broadcast with their latest runs, in no list of tasks; results are the whole's."""
+        """The hidden parts of a task with their latest runs, without results."""
         ...
 
     async def live(self, now: Instant) -> list[tuple[Task, Run]]:
         """Every run that has not ended, with deadlines re-armed for `now`: at most what was left of them."""
+        ...
+
+    async def services(self) -> list[ServiceRecord]:
+        """Every service that was ever started."""
+        ...
+
+    async def service(self, task_id: str) -> ServiceRecord | None:
+        """One of them, or None."""
         ...
 
     async def proplets(self) -> list[Proplet]:

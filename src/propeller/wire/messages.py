@@ -292,6 +292,8 @@ class Start(Struct, frozen=True, kw_only=True):
     """A trainer's only randomness: from (experiment seed, round, participant)."""
     parent_results: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     """What the dependencies that completed came to, by task id; only with `depends_on`."""
+    metrics_s: float | msgspec.UnsetType = msgspec.UNSET
+    """How often its guest is to be measured, where that is not as often as others (seconds)."""
 
 
 class Stop(Struct, frozen=True, kw_only=True):

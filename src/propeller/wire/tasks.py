@@ -5,7 +5,7 @@ that only servers set; a view always carries the same keys.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -46,6 +46,32 @@ class DisconnectBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     lost_after_s: float = limits.ATTEMPT_LOST_S
     replace: bool = True
+
+
+class RolloutBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`rollout`: how a service's new revision comes in, and when it goes back."""
+
+    surge: int = 1
+    healthy_s: float = 5.0
+    deadline_s: float = 300.0
+    failures: int = 2
+
+
+class ScaleBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`scale`: the rule that sets the number of a service's replicas; `max` 0 takes it away."""
+
+    min: int = 1
+    max: int = 0
+    on: Literal["queue", "cpu"] = "queue"
+    target: float = 1.0
+    tolerance: float = 0.1
+    window_s: float = 300.0
+
+
+class ReplicasBody(Struct, frozen=True, kw_only=True):
+    """`POST /tasks/{id}/scale`."""
+
+    replicas: int
 
 
 class ConstraintBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -110,6 +136,10 @@ class TaskBody(Struct, frozen=True, kw_only=True):
     limits: LimitsBody | None = None
     daemon: bool | None = None
     broadcast: bool | None = None
+    replicas: int | None = None
+    """A service: so many are kept running."""
+    scale: ScaleBody | None = None
+    rollout: RolloutBody | None = None
     depends_on: list[str] | None = None
     run_if: str | None = None
     workflow_id: str | None = None
@@ -161,6 +191,27 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     state: str
     error: str = ""
     failure: str = ""
+    task_id: str = ""
+    """Of a service: the replica whose attempt it is."""
+    revision: int = 0
+    """What the replica is made of."""
+
+
+class ServiceView(Struct, frozen=True, kw_only=True):
+    """How a running service is."""
+
+    wanted: int
+    """How many replicas there are to be now."""
+    ready: int
+    """How many run, on proplets that are alive."""
+    updated: int
+    """How many of those are of the newest revision."""
+    revision: int
+    phase: Literal["steady", "rolling", "rolling_back"]
+    outcome: Literal["", "rolling", "proven", "rolled_back"]
+    """How the last rollout went, if there was one."""
+    why: str
+    """Why it was rolled back."""
 
 
 class TaskView(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -180,6 +231,10 @@ class TaskView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     encrypted: bool | UnsetType = UNSET
     proplet_id: str = ""
     broadcast: bool = False
+    replicas: int | UnsetType = UNSET
+    scale: ScaleBody | UnsetType = UNSET
+    rollout: RolloutBody | UnsetType = UNSET
+    service: ServiceView | UnsetType = UNSET
     priority: int = 0
     mode: str = ""
     metadata: dict[str, Any] = {}

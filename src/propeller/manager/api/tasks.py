@@ -76,11 +76,15 @@ def _definitions(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
 
     @put("/tasks/{task_id:str}", summary="Change a task", opt=said(takes=TaskBody))
     async def update_task(task_id: FromPath[str], request: AnyRequest) -> TaskView:
-        """Changes what the body names and keeps the rest; a live run goes on as it was started."""
+        """Changes what the body names and keeps the rest.
+
+        A live run goes on as it was started; a service that runs gets its new definition rolled out.
+        """
         record = await tasks.update(
             task_id, await json_body(request, TaskBody, "the task", decode=decode_body)
         )
-        return task_view(record)
+        [view] = await handles.shown([record])
+        return view
 
     @put(
         "/tasks/{task_id:str}/upload",

@@ -9,8 +9,10 @@ from msgspec import UNSET
 from propeller import limits
 from propeller.core.constraints import Affinity, Constraint
 from propeller.core.proplet import Proplet
+from propeller.core.replicas import Rollout, Scale
 from propeller.core.retry import Disconnect, Retry
 from propeller.core.run import SHOWN, Attempt, AttemptState, Run, RunState
+from propeller.core.service import ReplicaState, ServiceState
 from propeller.core.task import Task, TaskState
 from propeller.stores.manager import TaskRecord
 from propeller.wire.tasks import (
@@ -21,6 +23,9 @@ from propeller.wire.tasks import (
     LimitsBody,
     PropletView,
     RetryBody,
+    RolloutBody,
+    ScaleBody,
+    ServiceView,
     TaskView,
     rfc3339,
 )
@@ -54,6 +59,9 @@ def task_view(record: TaskRecord, *, part: bool = False) -> TaskView:
         encrypted=False,
         proplet_id=_shown_proplet(task, attempt),
         broadcast=task.broadcast,
+        replicas=UNSET if task.replicas is None else task.replicas,
+        scale=_scale(task.scale),
+        rollout=_rollout(task.rollout),
         priority=task.priority,
         mode=task.mode,
         metadata=dict(task.metadata),
@@ -97,6 +105,41 @@ def with_parts(view: TaskView, parts: Sequence[TaskRecord]) -> TaskView:
     return msgspec.structs.replace(view, attempts=[_part_view(task, run) for task, run in runs])
 
 
+def with_service(view: TaskView, state: ServiceState | None, *, part: bool = False) -> TaskView:
+    """A service as it stands, with the latest attempt of each replica unless it is `part` of a list.
+
+    It is shown as pending while nothing of it runs.
+    """
+    if state is None:
+        return view
+    service = state.service
+    waits = not state.ready and service.wanted
+    shown = ServiceView(
+        wanted=service.wanted,
+        ready=state.ready,
+        updated=sum(one.ready and one.revision == service.target.number for one in state.replicas),
+        revision=service.target.number,
+        phase=service.phase.value,
+        outcome=service.outcome,
+        why=service.why,
+    )
+    return msgspec.structs.replace(
+        view,
+        service=shown,
+        state=int(TaskState.PENDING) if waits else view.state,
+        attempts=[] if part else [_replica_view(one) for one in state.replicas],
+    )
+
+
+def _replica_view(replica: ReplicaState) -> AttemptView:
+    run, attempt = replica.run, replica.run.attempt
+    if attempt is None or run.state is RunState.WAITING:
+        shown = AttemptView(attempt=0, proplet_id="", state=str(run.state), error=run.reason)
+    else:
+        shown = _attempt_view(attempt)
+    return msgspec.structs.replace(shown, task_id=replica.task_id, revision=replica.revision)
+
+
 def _part_view(task: Task, run: Run) -> AttemptView:
     if run.attempt is not None and run.state is not RunState.WAITING:
         return _attempt_view(run.attempt)
@@ -123,6 +166,14 @@ def _limits(task: Task) -> LimitsBody | msgspec.UnsetType:
         stdout_bytes=task.limits.stdout_bytes,
     )
     return body if body != LimitsBody() else UNSET
+
+
+def _scale(scale: Scale | None) -> ScaleBody | msgspec.UnsetType:
+    return ScaleBody(**asdict(scale)) if scale else UNSET
+
+
+def _rollout(rollout: Rollout) -> RolloutBody | msgspec.UnsetType:
+    return RolloutBody(**asdict(rollout)) if rollout != Rollout() else UNSET
 
 
 def _constraint(one: Constraint) -> ConstraintBody:

@@ -6,6 +6,7 @@ stopped, who was taken out of use is taken back. Each names its tasks after itse
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
@@ -15,12 +16,13 @@ import msgspec
 from propeller.core.task import TERMINAL
 from propeller.errors import PeerUnavailable
 from propeller.simulation.world.day import RETRY_S, Client
-from propeller.simulation.world.guests import ECHO_IMAGE, FLAKY, LOOP, SERVICE, TRAP
+from propeller.simulation.world.guests import ECHO_IMAGE, FLAKY, LOOP, NO_MODULE, SERVICE, TRAP
 from propeller.simulation.world.witness import require
 from propeller.simulation.world.world import MANAGER, World
 
 SPECIAL = "proplet-2"
 """The proplet that gets the label which `special` asks for."""
+_NO_MODULE_SHA256 = hashlib.sha256(NO_MODULE).hexdigest()
 _CALLS = 3
 _TRIES = 40
 
@@ -213,6 +215,55 @@ async def serves(client: Client, world: World, random: Random) -> None:
     await client.demand("POST", "/tasks/daemon/stop")
 
 
+async def rolls_out(client: Client, world: World, random: Random) -> None:
+    """A service is scaled, given a bad module and a good definition; in the end that is what serves.
+
+    Half of the time its replicas take slots, and there is one fewer of them for each that is exchanged.
+    """
+    latent = random.random() < 0.5  # noqa: PLR2004 - a coin
+    most = 3 if latent else 1
+    policy = {"surge": int(latent), "healthy_s": 2, "deadline_s": random.choice((20, 60))}
+    body = task("web", **module(LOOP), latent=latent, daemon=not latent, replicas=1, rollout=policy)
+    await _created_and_started(client, "service", body)
+    for change in random.sample(({"file": module(NO_MODULE)["file"]}, {"env": {"A": "b"}}, {}, {}), 4):
+        await asyncio.sleep(random.uniform(0.0, 15.0))
+        await _redefined(client, change or {"replicas": random.randint(1, most)})
+    if random.random() < 0.3:  # noqa: PLR2004 - a coin
+        how = random.choice(("undo", "restart"))
+        await client.demand("POST", f"/tasks/web/rollout/{how}", lawful=(200, 409))
+    await asyncio.sleep(max(0.0, world.weather.climate.storm_s + 30.0 - world.clock.now().mono_s))
+    await _redefined(client, {"env": {"LAST": "one"}, "replicas": random.randint(1, most)})
+    await _serves_calmly(client, world)
+    await client.demand("POST", "/tasks/web/stop")
+
+
+async def _redefined(client: Client, change: dict[str, Any]) -> None:
+    """The service's definition changed, whatever else changes it at the same moment."""
+    while True:
+        answer = await client.demand("PUT", "/tasks/web", change, lawful=(200, 409))
+        if answer.status == 200:  # noqa: PLR2004 - HTTP's number
+            return
+        await asyncio.sleep(RETRY_S)
+
+
+async def _serves_calmly(client: Client, world: World) -> None:
+    """Wait until all replicas run; they are as many as wanted, and of the definition asked for last."""
+    while True:
+        shown = msgspec.json.decode((await client.demand("GET", "/tasks/web")).body)
+        service = shown.get("service", {"phase": "", "ready": 0, "wanted": -1})
+        if service["phase"] == "rolling_back" or service.get("outcome") == "rolled_back":
+            await _redefined(client, {"env": {"LAST": "one"}})  # there was no room for it in time
+        elif service["phase"] == "steady" and service["ready"] == service["wanted"]:
+            break
+        await asyncio.sleep(RETRY_S)
+    replicas = [one for one in world.manager_store.tasks_by_id.values() if one.part_of == "web"]
+    live = [one for one in replicas if (await client.state(one.id)) not in TERMINAL]
+    require(len(live) == service["wanted"], "after calm a service has as many as wanted", (live, service))
+    right = all(dict(one.env) == {"LAST": "one"} for one in live)
+    right = right and not any(one.file_sha256 == _NO_MODULE_SHA256 for one in live)
+    require(right, "replicas are of the definition that was proven", (live, service))
+
+
 async def is_stopped(client: Client, world: World, random: Random) -> None:
     """A guest that would never end is stopped, wherever it is by then."""
     fields = {"proplet_id": random.choice(world.proplet_ids)} if random.random() < 0.5 else {}  # noqa: PLR2004
@@ -235,6 +286,7 @@ ERRANDS: tuple[Errand, ...] = (
     is_reborn,
     is_stopped,
     serves,
+    rolls_out,
     broadcasts,
 )
 """All of them; a day has some."""

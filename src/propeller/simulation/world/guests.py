@@ -24,6 +24,8 @@ TRAP = MAGIC + b"trap"
 LOOP = MAGIC + b"loop"
 FLAKY = MAGIC + b"flaky"
 SERVICE = MAGIC + b"service"
+NO_MODULE = MAGIC + b"no module"
+"""No program: what cannot even be loaded."""
 TRAINER_IMAGE = "registry:5000/trainer:latest"
 _FLAKY = 0.6
 """Chance that the flaky guest fails."""

@@ -31,6 +31,7 @@ _ENDS: Mapping[str, frozenset[RunState]] = {
     "scheduled": frozenset({_DONE, _FAILED}),
     "broadcast": frozenset({_DONE, _FAILED, _STOPPED}),
     "daemon": frozenset({_STOPPED}),
+    "service": frozenset({_STOPPED}),
     "latent": frozenset({_STOPPED, _FAILED}),
 }
 """How each kind of task may end. Only what cannot fail must complete: a loss can end what may be lost."""

@@ -8,10 +8,12 @@ start. What the day came to in the end is the business of `invariants`.
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from propeller.core.events import SaveProplet, SaveRun
+from propeller.core.events import SaveProplet, SaveRun, SaveService
 from propeller.core.proplet import Proplet
 from propeller.core.retry import DAEMON, LOST, Retry
 from propeller.core.run import AttemptState, Run, RunState
+from propeller.core.service import Service
+from propeller.core.serving import leaving
 from propeller.core.task import Task
 from propeller.errors import Bug
 
@@ -51,6 +53,7 @@ class Witness:
         """The live run of each task."""
         self._proplets: dict[str, Proplet] = {}
         self._latent: set[str] = set()
+        self._services: dict[str, Service] = {}
 
     def saw(self, changes: Sequence[Any], tasks: dict[str, Task]) -> None:
         """Take in what was committed; `tasks` are the definitions after it."""
@@ -58,12 +61,15 @@ class Witness:
             try:
                 if isinstance(change, SaveProplet):
                     self._proplets[change.proplet.id] = change.proplet
+                elif isinstance(change, SaveService):
+                    self._services[change.service.task_id] = change.service
                 elif isinstance(change, SaveRun) and change.run.task_id in tasks:
                     self._saw_run(change.run, tasks[change.run.task_id])
             except Broken as broken:
                 self.broken = self.broken or broken
         try:
             self._check_slots()
+            self._check_services(tasks)
         except Broken as broken:
             self.broken = self.broken or broken
 
@@ -113,6 +119,16 @@ class Witness:
             slots = self._proplets[proplet_id].slots
             require(len(runs) <= slots, "a proplet gets no more than it has slots", runs)
 
+    def _check_services(self, tasks: dict[str, Task]) -> None:
+        """No service has more replicas that are to stay than are wanted, and a rollout's surge."""
+        staying: dict[str, list[Run]] = {}
+        for run in (self._runs[key] for key in self._live.items()):
+            if run.task_id in tasks and tasks[run.task_id].replica and not leaving(run):
+                staying.setdefault(tasks[run.task_id].part_of, []).append(run)
+        for name, runs in staying.items():
+            most = self._services[name].wanted + tasks[name].rollout.surge
+            require(len(runs) <= most, "a service has at most so many as wanted and its surge", runs)
+
 
 def _check_progress(before: Run, run: Run) -> None:
     require(before.live or run == before, "a run's end is for ever", f"{before} became {run}")
@@ -149,4 +165,4 @@ def _check_policies(run: Run, task: Task) -> None:
     elsewhere = 0 if task.reschedule is None or task.stays else task.reschedule.attempts
     require(task.daemon or run.failures <= restart.attempts + elsewhere + 1, "restarts keep their bound", run)
     lost = (task.reschedule or LOST).attempts
-    require(task.daemon or run.losses <= lost + 1, "reschedules keep their bound", run)
+    require(task.endless or run.losses <= lost + 1, "reschedules keep their bound", run)

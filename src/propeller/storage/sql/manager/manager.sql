@@ -7,12 +7,12 @@ VALUES (
 );
 
 -- name: upsert_member
--- A member of a broadcast, new or again; changes nothing if the id is another task's.
+-- A hidden part of a task, new or again; changes nothing if the id is another task's.
 INSERT INTO tasks (id, created_at, metadata, part_of, body) VALUES (:id, :created_at, '{}', :part_of, :body)
 ON CONFLICT (id) DO UPDATE SET body = excluded.body WHERE tasks.part_of = excluded.part_of;
 
 -- name: list_parts
--- The members of a broadcast, each with its latest run.
+-- The hidden parts of a task, each with its latest run.
 SELECT tasks.body AS task, tasks.latest_run, runs.body AS run, NULL AS results
 FROM tasks LEFT JOIN runs ON runs.task_id = tasks.id AND runs.number = tasks.latest_run
 WHERE tasks.part_of = :id
