@@ -34,7 +34,7 @@ async def gone(api: Api) -> None:
     await api.good("POST", "/tasks/web/stop")
     await api.ended("web")
     assert (await api.ask("DELETE", "/tasks/web"))[0] == 204
-    assert (await api.ask("GET", "/tasks/web.1"))[0] == 404
+    assert (await api.ask("GET", "/tasks/web.replica-1"))[0] == 404
 
 
 def test_it_is_shown_with_its_replicas_and_as_pending_while_none_runs():
@@ -49,12 +49,12 @@ def test_it_is_shown_with_its_replicas_and_as_pending_while_none_runs():
             "wanted": 2, "ready": 2, "updated": 2, "revision": 1, "phase": "steady", "outcome": "", "why": "",
         }  # fmt: skip
         shown = [(one["task_id"], one["state"], one["revision"]) for one in task["attempts"]]
-        assert shown == [("web.1", "running", 1), ("web.2", "running", 1)]
+        assert shown == [("web.replica-1", "running", 1), ("web.replica-2", "running", 1)]
         assert len({one["proplet_id"] for one in task["attempts"]}) == 2
         page = await api.good("GET", "/tasks")
         assert [(one["id"], one["service"]["ready"]) for one in page["tasks"]] == [("web", 2)]
         assert (await api.ask("DELETE", "/tasks/web"))[0] == 409
-        status, said = await api.ask("PUT", "/tasks/web.1", {"priority": 3})
+        status, said = await api.ask("PUT", "/tasks/web.replica-1", {"priority": 3})
         assert (status, said["code"]) == (409, "part")
         await gone(api)
 
@@ -93,7 +93,7 @@ def test_a_bad_module_is_rolled_back_and_a_good_one_comes_in():
         await api.good("PUT", "/tasks/web", {"file": trap("x")["file"]})
         task = await until(api, outcome="rolled_back", phase="steady", ready=2)
         assert (task["file"], task["service"]["revision"]) == (first, 1)
-        assert task["service"]["why"].startswith("web.3 failed: unreachable executed")
+        assert task["service"]["why"].startswith("web.replica-3 failed: unreachable executed")
         status, said = await api.ask("POST", "/tasks/web/rollout/undo")
         assert (status, said["code"]) == (409, "no_revision")
         await api.good("PUT", "/tasks/web", {"env": {"GREETING": "hello"}})
@@ -143,7 +143,7 @@ def test_calls_of_a_latent_service_go_to_all_replicas_and_its_rule_follows_them(
         pending = api.world.manager.invocations.pending
         more = [asyncio.create_task(api.ask("POST", "/tasks/web/invoke")) for _ in range(4)]
         await asyncio.sleep(1)
-        assert [pending[name] for name in ("web.1", "web.2", "web.3")] == [6, 2, 2]
+        assert [pending[name] for name in ("web.replica-1", "web.replica-2", "web.replica-3")] == [6, 2, 2]
         assert {(await call)[0] for call in [*calls, *more]} == {503}
         task = await until(api, wanted=1, ready=1)
         assert task["replicas"] == 1

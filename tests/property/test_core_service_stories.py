@@ -39,7 +39,7 @@ STEPS = {
     "uncordon": lambda fleet, told: closed(fleet, told, yes=False),
     "rollout": lambda fleet, told: fleet.handle(e.RolloutRequested(task_id="web", how=told, cause="user")),
     "stop one": lambda fleet, told: fleet.handle(
-        e.StopRequested(task_id=f"web.{told}", reason="stopped by user", cause="user")
+        e.StopRequested(task_id=f"web.replica-{told}", reason="stopped by user", cause="user")
     ),
     "manager dies": lambda fleet, _: fleet.restart(),
     "pass": Fleet.pass_s,

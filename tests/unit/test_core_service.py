@@ -129,7 +129,7 @@ def test_a_bad_image_is_rolled_back_while_the_old_replicas_serve():
         fleet.pass_s(1)
         assert fleet.serving == [GOOD] * 3
     assert (fleet.images, fleet.task.image_url) == ([GOOD] * 3, GOOD)
-    assert fleet.said == "revision 2 is rolled back to 1: web.4 failed: trap"
+    assert fleet.said == "revision 2 is rolled back to 1: web.replica-4 failed: trap"
     assert fleet.state.service.outcome == "rolled_back"
 
 
@@ -248,9 +248,9 @@ def test_replicas_that_end_by_themselves_are_replaced_with_growing_pauses():
     runs = []
     for _ in range(40):
         fleet.pass_s(1)
-        runs.append(fleet.disk.runs["web.1"].number)
+        runs.append(fleet.disk.runs["web.replica-1"].number)
     assert 4 <= runs[-1] <= 8
-    assert fleet.said == "web.1 ended: trap"
+    assert fleet.said == "web.replica-1 ended: trap"
 
 
 def test_a_manager_that_comes_back_goes_on_with_the_rollout():
@@ -303,6 +303,7 @@ def test_every_turn_of_the_table_is_lawful_and_no_other():
     "fields",
     [
         {"daemon": False},
+        {"id": "web.replica-1"},
         {"broadcast": True},
         {"proplet_id": "p"},
         {"schedule": "* * * * *"},

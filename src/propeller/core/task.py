@@ -1,5 +1,6 @@
 """What a user asked to be run. A task is a definition; its runs and their attempts live in `core.run`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -29,6 +30,9 @@ TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.SKIPPED, 
 """States that a run never leaves."""
 
 
+REPLICA = "replica-"
+"""What the last part of a replica's id begins with; its number follows."""
+_RESERVED = re.compile(rf"\.{REPLICA}\d+")
 PLACEMENTS = ("", "round_robin", "least_loaded")
 
 
@@ -159,6 +163,8 @@ class Task:
 def define(task: Task) -> Task:
     """Return `task` if everything it says is lawful, else raise naming the field and the remedy."""
     check_id(task.id, "task id")
+    if _RESERVED.search(task.id):
+        raise BadInput(f"task id {task.id} is like a replica's; choose another", code="reserved_id")
     _check_name(task.name)
     _check_placement(task)
     _check_bounds(task)

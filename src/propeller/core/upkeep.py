@@ -17,7 +17,7 @@ from propeller.core.retry import DAEMON
 from propeller.core.run import AttemptState, Run, RunState
 from propeller.core.service import Phase, Turn
 from propeller.core.serving import keep, leaving, ready, refuse, tell, unpinned
-from propeller.core.task import Task
+from propeller.core.task import REPLICA, Task
 
 _TURNS_MAX = 4
 """Turns of one look: going back and being back, at most, and some to spare."""
@@ -29,7 +29,7 @@ def upkeep(ledger: Ledger, now: Now, cause: str) -> None:
     names, ledger.restless = ledger.restless, {}
     if ledger.look_mono_s <= now.mono_s:
         names |= {name: None for name, one in ledger.standing.items() if one.due_mono_s <= now.mono_s}
-    if not names:
+    elif not names:
         return
     for name in names:
         standing = ledger.standing.get(name)
@@ -189,7 +189,7 @@ def _start(ledger: Ledger, standing: Standing, number: int, now: Now, cause: str
     service = standing.service
     revision = service.target if number == service.target.number else service.stable
     at = 1
-    while (name := member_id(service.task_id, str(at))) in standing.replicas:
+    while (name := member_id(service.task_id, f"{REPLICA}{at}")) in standing.replicas:
         at += 1
     task = replace(revision.task, id=name, part_of=service.task_id, revision=number)
     standing.numbers[name] = standing.numbers.get(name, 0) + 1
