@@ -142,6 +142,8 @@ SCALE_S = 5.0
 REPLICA_METRICS_S = 15.0
 REPLICA_METRICS_FRESH_S = 60.0
 """How often a replica's guest is measured, and how old a figure may be that its rule goes by."""
+CPU_PERCENT_MAX = 102_400.0
+"""The processor time that one replica is believed to take, in percent of a core: a thousand cores."""
 SCALE_TARGET_MIN = 0.01
 SCALE_TARGET_MAX = 1_000_000.0
 ATTEMPTS_KEPT = 16

@@ -1,10 +1,14 @@
 """Services through the manager's routes: started, scaled, changed, rolled back, called, and deleted."""
 
 import asyncio
+import json
 
 from manager_world import Api, echo, in_world, loop, module, trap
 
+from propeller.ports import Message
 from propeller.simulation.world.guests import LOOP
+from propeller.simulation.world.world import TOPICS
+from propeller.wire.topics import FromProplet
 
 BRISK = {"healthy_s": 2, "deadline_s": 60}
 
@@ -150,6 +154,33 @@ def test_calls_of_a_latent_service_go_to_all_replicas_and_its_rule_follows_them(
         await gone(api)
 
     in_world(story)
+
+
+def test_a_daemons_rule_follows_what_its_replicas_proplets_measure():
+    """By the mean over replicas, within its bounds, whatever absurd figure one sends."""
+
+    async def story(api: Api):
+        scale = {"min": 1, "max": 3, "on": "cpu", "target": 50, "window_s": 20}
+        await run(api, loop("web", daemon=True, scale=scale, rollout=BRISK))
+        await until(api, ready=1)
+        await measured(api, 80)
+        task = await until(api, wanted=2, ready=2)
+        assert task["reason"] == "scaled from 1 to 2: 80 % of a core per replica, for 50"
+        await measured(api, 1e300)
+        await until(api, wanted=3, ready=3)
+        await measured(api, -5)
+        await until(api, wanted=1, ready=1)
+        await gone(api)
+
+    in_world(story)
+
+
+async def measured(api: Api, percent: float) -> None:
+    """Every replica's proplet says so."""
+    for one in (await api.good("GET", "/tasks/web"))["attempts"]:
+        said = {"task_id": one["task_id"], "metrics": {"cpu_percent": percent}}
+        topic = TOPICS.from_proplet(FromProplet.TASK_METRICS, one["proplet_id"])
+        api.world.broker.publish("tester", Message(topic, json.dumps(said).encode()))
 
 
 def test_a_plain_daemon_that_runs_does_not_become_a_service():

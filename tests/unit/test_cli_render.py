@@ -9,7 +9,7 @@ from rich.console import Console
 
 from propeller.cli.render import rendered, show
 from propeller.roles.images import Inspected
-from propeller.wire.tasks import TaskPage, TaskView
+from propeller.wire.tasks import AttemptView, ServiceView, TaskPage, TaskView
 
 RESULTS = {"loss": 0.5, "lines": ["a", "b"]}
 TASK = TaskView(
@@ -47,6 +47,28 @@ def test_an_image_shows_its_manifest(capsys, as_json):
     )
     show(image, as_json=as_json)
     assert "schemaVersion" in capsys.readouterr().out
+
+
+def test_a_service_is_shown_with_its_replicas(capsys):
+    """How many of how many run, of which revision, how the last rollout went, and a line for each replica."""
+    replica = AttemptView(task_id="w.replica-1", revision=3, attempt=2, proplet_id="p", state="running")
+    service = ServiceView(
+        wanted=2,
+        ready=1,
+        updated=1,
+        revision=3,
+        phase="rolling_back",
+        outcome="rolled_back",
+        why="it trapped",
+    )
+    task = msgspec.structs.replace(TASK, state=2, service=service, attempts=[replica])
+    show(task, as_json=False)
+    show(TaskPage(offset=0, limit=1, total=1, tasks=[task]), as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    for line in ("ready 1 of 2", "revision 3, on 1 of 1", "rolling_back (rolled_back)", "why it trapped"):
+        assert line in shown
+    assert "REPLICA REVISION ATTEMPT STATE PROPLET SAYS w.replica-1 3 2 running p" in shown
+    assert "Running 1/2" in shown
 
 
 LONG_ID = "11111111-2222-4333-8444-555555555555"

@@ -20,7 +20,8 @@ def test_options_become_the_fields_of_a_request():
         inputs="1, 2", cli_args='["a,b", "c"]', env=["A=1=2"], metadata=['{"n": 1}'], wall_s=3.0,
         constraint=["labels.zone not in north,south", "tags exists"], affinity=["-2.5: cpu_arch=arm64"],
         restart="2", reschedule="attempts=1,delay_s=0.5", disconnect="60,replace=false",
-        schedule="* * * * *", is_recurring=True,
+        schedule="* * * * *", is_recurring=True, replicas=0, rollout="2,healthy_s=1",
+        scale="max=3,on=cpu,target=50",
     ).body("add", task_id="t")  # fmt: skip
     assert (body.name, body.id, body.inputs, body.cli_args) == ("add", "t", ["1", "2"], ["a,b", "c"])
     assert (body.env, body.metadata, body.limits.wall_s) == ({"A": "1=2"}, {"n": 1}, 3.0)
@@ -33,6 +34,8 @@ def test_options_become_the_fields_of_a_request():
     ]
     assert (body.restart.attempts, body.reschedule.delay_s) == (2, 0.5)
     assert (body.disconnect.lost_after_s, body.disconnect.replace) == (60, False)
+    assert (body.replicas, body.rollout.surge, body.rollout.healthy_s) == (0, 2, 1)
+    assert (body.scale.max, body.scale.on, body.scale.target) == (3, "cpu", 50)
     assert (body.schedule, body.is_recurring, body.daemon) == ("* * * * *", True, None)
 
 

@@ -25,12 +25,13 @@ _TURNS_MAX = 4
 
 def upkeep(ledger: Ledger, now: Now, cause: str) -> None:
     """Look at every service that may need something."""
+    timely = ledger.look_mono_s <= now.mono_s
+    if not (timely or ledger.restless or ledger.ended_replicas):
+        return
     _take_in_ended(ledger, now, cause)
     names, ledger.restless = ledger.restless, {}
-    if ledger.look_mono_s <= now.mono_s:
+    if timely:
         names |= {name: None for name, one in ledger.standing.items() if one.due_mono_s <= now.mono_s}
-    elif not names:
-        return
     for name in names:
         standing = ledger.standing.get(name)
         if standing is not None:

@@ -56,7 +56,8 @@ class Measures:
             return
         now = self._clock.now()
         if self._engine().ledger.tasks[said.task_id].replica and said.metrics is not None:
-            self.cpu_percent[said.task_id] = (said.metrics.cpu_percent, now.mono_s)
+            percent = min(max(said.metrics.cpu_percent, 0.0), limits.CPU_PERCENT_MAX)
+            self.cpu_percent[said.task_id] = (percent, now.mono_s)
         body = shown_task(said, proplet_id, now.wall_s)
         self._keep(SaveMetric(kind="task", subject=said.task_id, body=body))
 
