@@ -21,6 +21,7 @@ import machine
 import report
 import restart
 import uvloop
+import worker
 from system import System, begin, made, running, stopping
 
 BROKERS = ("mosquitto", "embedded")
@@ -36,6 +37,7 @@ class Size:
     job_tasks: int
     proplets: int
     slots: int
+    worker_tasks: int
     paced: int
     paced_per_s: float
     burst: int
@@ -54,6 +56,7 @@ FULL = Size(
     job_tasks=2000,
     proplets=4,
     slots=4,
+    worker_tasks=1500,
     paced=2000,
     paced_per_s=100.0,
     burst=1000,
@@ -71,6 +74,7 @@ QUICK = Size(
     job_tasks=10,
     proplets=1,
     slots=2,
+    worker_tasks=20,
     paced=10,
     paced_per_s=50.0,
     burst=20,
@@ -151,6 +155,18 @@ async def measure_calls(home: Path, size: Size, brokers: tuple[str, ...]) -> Fig
     return _by_broker(alone, brokers, {"invoke_ms_p50": "p50_ms", "invoke_ms_p99": "p99_ms"})
 
 
+async def measure_worker(home: Path, size: Size, brokers: tuple[str, ...]) -> Figures:
+    """What a task costs its proplet and its sandboxes."""
+    rows: list[report.Row] = []
+    for slots in dict.fromkeys((1, size.slots)):
+        system = made(home / f"slots-{slots}", brokers[0], 1)
+        async with stopping(system):
+            rows += await worker.measure(system, size.rounds, size.worker_tasks, slots)
+    report.table("One real proplet, under a manager that costs next to nothing", rows)
+    full = [row for row in rows if row["slots"] == size.slots]
+    return _by_broker(full, brokers[:1], {"worker_task_cpu_ms": "worker_task_cpu_ms"})
+
+
 async def measure_fleet(home: Path, size: Size, brokers: tuple[str, ...]) -> Figures:
     """What heartbeats cost."""
     rows: list[report.Row] = []
@@ -176,6 +192,7 @@ async def measure_restart(home: Path, size: Size, brokers: tuple[str, ...]) -> F
 
 PARTS: Mapping[str, Part] = {
     "lifecycles": measure_lifecycles,
+    "worker": measure_worker,
     "dispatch": measure_dispatch,
     "invoke": measure_calls,
     "fleet": measure_fleet,

@@ -78,6 +78,10 @@ class System:
             "--data-dir", str(self.home),
         )  # fmt: skip
 
+    async def until_broker(self) -> None:
+        """Wait until the broker listens."""
+        await _listening(self.mqtt_port)
+
     def start_manager(self) -> None:
         """Start the manager."""
         self.spawn(
@@ -176,7 +180,7 @@ async def running(home: Path, broker: str, *, proplets: int = 0, slots: int = 1)
 async def begin(system: System, *, proplets: int = 0, slots: int = 1) -> None:
     """Start broker, manager and proplets, and wait until all are ready."""
     system.start_broker()
-    await _listening(system.mqtt_port)
+    await system.until_broker()
     system.start_manager()
     (await system.answering()).close()
     for number in range(1, proplets + 1):

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.e2e
 
 FIGURES = {
     "lifecycles": {"tasks_per_s", "job_tasks_per_s"},
+    "worker": {"worker_task_cpu_ms"},
     "dispatch": {"dispatch_ms_p50", "dispatch_ms_p99", "burst_ms_p99", "burst_loop_lag_ms"},
     "invoke": {"invoke_ms_p50", "invoke_ms_p99"},
     "fleet": {"fleet_proplets", "fleet_cpu_cores", "fleet_mb"},
