@@ -22,6 +22,7 @@ JOBS = st.builds(
 )
 ANSWERS = st.one_of(
     st.builds(messages.Ready),
+    st.builds(messages.Loading),
     st.builds(messages.NeedModule),
     st.builds(messages.Started),
     st.builds(

@@ -56,6 +56,7 @@ class ComponentRunner:
 
         Raises what the engine raises, `Unfit` when there is no way in, `CommandFailed`.
         """
+        self._sandbox.memories.rebudget(job.limits.memory_bytes)
         with new_store(self._sandbox, job, streams) as store:
             instance = self._linker.instantiate(store, component)
             named = _named_function(store, instance, job.name)

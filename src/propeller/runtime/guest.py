@@ -6,8 +6,9 @@ It runs on the job's thread with the engine's stack. It knows its job, and nothi
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakKeyDictionary
 
-from wasmtime import Func, FuncType, Instance, Linker, Module, Store, WasiConfig
+from wasmtime import Func, FuncType, Instance, InstancePre, Linker, Module, Store, WasiConfig
 
 from propeller.runtime.capture import Capture
 from propeller.runtime.engine import MEMORIES_MAX, TABLES_MAX, Sandbox
@@ -30,14 +31,24 @@ class Streams:
     stderr: Capture
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Linked:
+    """What is the same for every run of a module: imports resolved, functions, whether it uses WASI."""
+
+    ready: InstancePre
+    signatures: dict[str, FuncType]
+    wasi: bool
+
+
 class CoreRunner:
-    """Runs core modules in one sandbox; the linker is made once."""
+    """Runs core modules in one sandbox; the linker is made once, and each module linked once."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._linker = Linker(sandbox.engine)
         self._linker.define_wasi()
         self._host = HostFunctions(self._linker)
+        self._linked: WeakKeyDictionary[Module, _Linked] = WeakKeyDictionary()
 
     def run(self, module: Module, job: Job, streams: Streams, calls: HostCalls) -> str | None:
         """Run to the end: the entry's first result as text. `calls` answers and gathers meanwhile.
@@ -45,25 +56,39 @@ class CoreRunner:
         Raises what the engine raises (a normal `proc_exit(0)` too) and `Unfit` when there is no way in.
         """
         self._host.calls = calls
+        self._sandbox.memories.rebudget(job.limits.memory_bytes)
+        linked = self._linked.get(module) or self._link(module)
         try:
-            with new_store(self._sandbox, job, streams) as store:
-                return self._enter(store, module, job)
+            with new_store(self._sandbox, job, streams if linked.wasi else None) as store:
+                return _enter(store, linked, job)
         finally:
             self._host.calls = HostCalls()
 
-    def _enter(self, store: Store, module: Module, job: Job) -> str | None:
-        signatures = {e.name: e.type for e in module.exports if isinstance(e.type, FuncType)}
-        entry = choose_entry(signatures, job.name)
-        inputs = [] if entry == "_start" else parse_inputs(entry, signatures[entry], job.inputs)
-        instance = self._linker.instantiate(store, module)
-        if entry != "_start" and "_initialize" in signatures:
-            _function(store, instance, "_initialize")(store)
-        return first_text(_function(store, instance, entry)(store, *inputs))
+    def _link(self, module: Module) -> _Linked:
+        linked = _Linked(
+            ready=self._linker.instantiate_pre(module),
+            signatures={e.name: e.type for e in module.exports if isinstance(e.type, FuncType)},
+            wasi=any(wanted.module.startswith("wasi") for wanted in module.imports),
+        )
+        self._linked[module] = linked
+        return linked
 
 
-def new_store(sandbox: Sandbox, job: Job, streams: Streams) -> Store:
-    """A store with the job's limits, environment, output and files; nothing is inherited. Close it."""
-    sandbox.memories.rebudget(job.limits.memory_bytes)
+def _enter(store: Store, linked: _Linked, job: Job) -> str | None:
+    signatures = linked.signatures
+    entry = choose_entry(signatures, job.name)
+    inputs = [] if entry == "_start" else parse_inputs(entry, signatures[entry], job.inputs)
+    instance = linked.ready.instantiate(store)
+    if entry != "_start" and "_initialize" in signatures:
+        _function(store, instance, "_initialize")(store)
+    return first_text(_function(store, instance, entry)(store, *inputs))
+
+
+def new_store(sandbox: Sandbox, job: Job, streams: Streams | None) -> Store:
+    """A store with the job's limits, environment, output and files; nothing is inherited. Close it.
+
+    Without `streams` it has no WASI at all, for guests that import none of it.
+    """
     store = Store(sandbox.engine)
     store.set_epoch_deadline(1)
     store.set_limits(
@@ -72,6 +97,12 @@ def new_store(sandbox: Sandbox, job: Job, streams: Streams) -> Store:
         tables=TABLES_MAX,
         memories=MEMORIES_MAX,
     )
+    if streams is not None:
+        store.set_wasi(_wasi(job, streams))
+    return store
+
+
+def _wasi(job: Job, streams: Streams) -> WasiConfig:
     wasi = WasiConfig()
     wasi.argv = ["guest", *job.args]
     wasi.env = list(job.env.items())
@@ -81,8 +112,7 @@ def new_store(sandbox: Sandbox, job: Job, streams: Streams) -> Store:
         wasi.preopen_dir(job.files, FILES)
     for mount in job.folders:
         wasi.preopen_dir(mount.host, mount.guest, mount.writable)
-    store.set_wasi(wasi)
-    return store
+    return wasi
 
 
 def choose_entry(exports: "Sequence[str] | dict[str, FuncType]", name: str) -> str:

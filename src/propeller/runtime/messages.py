@@ -1,4 +1,4 @@
-"""What the agent and its worker processes say to each other over a pair of pipes.
+"""What the agent and its worker processes say to each other over a socket of their own.
 
 Each message is a length of four bytes, big-endian, and that many bytes of MessagePack; a module's bytes
 follow their announcement raw. The module knows neither asyncio nor wasmtime: both sides share it.
@@ -37,6 +37,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     inputs: tuple[str, ...]
     env: Mapping[str, str]
     host_strings: Mapping[str, str]
+    host_env: Mapping[str, str] = {}
+    """Host strings that are a variable of `env`, by its name: a model or a data set travels once."""
     files: str | None
     folders: tuple[Mount, ...] = ()
     limits: GuestLimits
@@ -44,6 +46,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     load_only: bool = False
     stream: bool = False
     """Whether somebody reads along: then all that the guest prints is told, to its end."""
+
+    def strings(self) -> dict[str, str]:
+        """All host strings. Raises `KeyError` for a variable that is not there: no job of ours."""
+        return {**self.host_strings, **{name: self.env[of] for name, of in self.host_env.items()}}
 
 
 class ModuleFollows(msgspec.Struct, frozen=True, kw_only=True, tag="module"):
@@ -60,8 +66,15 @@ class NeedModule(msgspec.Struct, frozen=True, kw_only=True, tag="need"):
     """Worker to agent: no compiled copy of the job's module is at hand."""
 
 
+class Loading(msgspec.Struct, frozen=True, kw_only=True, tag="loading"):
+    """Worker to agent: the module is not in memory, and the guest waits for it.
+
+    Unless this comes first, the guest's own time began when the job arrived.
+    """
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
-    """Worker to agent: the module is compiled and the guest's own time begins."""
+    """Worker to agent: the module is loaded and the guest's own time begins. Said only after `Loading`."""
 
 
 class Printed(msgspec.Struct, frozen=True, kw_only=True, tag="printed"):
@@ -86,7 +99,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
 _T = TypeVar("_T")
 
 ToWorker = Job | ModuleFollows
-FromWorker = Ready | NeedModule | Started | Printed | Finished
+FromWorker = Ready | Loading | NeedModule | Started | Printed | Finished
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
@@ -95,13 +108,16 @@ _from_worker: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decod
 
 def job_message(job: GuestJob) -> Job:
     """The message for a job; everything but the module's bytes."""
+    variables = {id(text): name for name, text in job.env.items()}
+    twice = {name: variables[id(text)] for name, text in job.host_strings.items() if id(text) in variables}
     return Job(
         digest=job.digest,
         name=job.name,
         args=tuple(job.args),
         inputs=tuple(job.inputs),
         env=dict(job.env),
-        host_strings=dict(job.host_strings),
+        host_strings={name: text for name, text in job.host_strings.items() if name not in twice},
+        host_env=twice,
         files=None if job.files is None else str(job.files),
         folders=tuple(
             Mount(host=str(folder.host), guest=folder.guest, writable=folder.writable)

@@ -36,15 +36,21 @@ class Modules:
         self._fingerprint = fingerprint()
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
 
-    def get(self, digest: str, fetch: Callable[[], bytes]) -> Loaded:
+    def at_hand(self, digest: str) -> Loaded | None:
+        """The module of that SHA-256, if it is in memory."""
+        loaded = self._loaded.get(digest)
+        if loaded is not None:
+            self._loaded.move_to_end(digest)
+        return loaded
+
+    def load(self, digest: str, fetch: Callable[[], bytes]) -> Loaded:
         """The module of that SHA-256; `fetch` gets its bytes when no compiled copy exists.
 
         Raises `Unfit` when the bytes are not that module, or no module, and `WasmtimeError` when they are
         invalid.
         """
-        loaded = self._loaded.get(digest) or self._stored(digest) or self._compiled(digest, fetch())
+        loaded = self._stored(digest) or self._compiled(digest, fetch())
         self._loaded[digest] = loaded
-        self._loaded.move_to_end(digest)
         if len(self._loaded) > limits.WORKER_MODULES:
             self._loaded.popitem(last=False)
         return loaded

@@ -8,6 +8,7 @@ import asyncio
 import math
 import os
 import signal
+import socket
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -18,9 +19,11 @@ from propeller import limits
 from propeller.errors import Bug, DecodeError, EnvironmentError_
 from propeller.ports import GuestDone, GuestFailed, GuestJob, GuestLimits
 from propeller.runtime import messages
+from propeller.runtime.line import Line, LineLost
 from propeller.runtime.messages import (
     Finished,
     FromWorker,
+    Loading,
     ModuleFollows,
     NeedModule,
     Printed,
@@ -32,9 +35,8 @@ KILL_AFTER_S: Final = limits.WORKER_SLACK_S * 0.6
 """A soft stop that did not work within this is followed by SIGKILL; the rest of the slack is for reaping."""
 _FIRST_LOOK_S: Final = 0.05
 """A guest that has not ended by then has its processor time looked at."""
-_CHUNK_BYTES: Final = 256 * 1024
+_PROGRAM: Final = ("-P", "-m", "propeller.runtime.worker")
 _KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH")
-_PARTED: Final = (asyncio.IncompleteReadError, BrokenPipeError, ConnectionResetError)
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 Outcome = GuestDone | GuestFailed
@@ -43,14 +45,13 @@ Outcome = GuestDone | GuestFailed
 class WorkerProcess:
     """A running worker. `start` makes one; it takes one job at a time; drop it once it is not `alive`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, line: Line) -> None:
         self._process = process
+        self._line = line
         self._stopping = False
         self._retiring = False
-        self._stdin, self._stdout = process.stdin, process.stdout
+        self._loading = False
         self._heard = Heard()
-        self._announced_bytes: int | None = None
-        """Length of the message that is being read, once it is known."""
 
     @classmethod
     async def start(cls, cache_dir: Path) -> "WorkerProcess":
@@ -58,17 +59,24 @@ class WorkerProcess:
 
         The worker gets none of the agent's environment beyond paths and language: no secret to find there.
         """
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "propeller.runtime.worker", str(os.getpid()), str(cache_dir)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
-        )
-        worker = cls(process)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, *_PROGRAM, str(os.getpid()), str(cache_dir)),
+                    stdin=theirs.fileno(),
+                    stdout=asyncio.subprocess.DEVNULL,
+                    env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
+                )
+            except BaseException:
+                ours.close()
+                raise
+        _, line = await asyncio.get_running_loop().create_connection(Line, sock=ours)
+        worker = cls(process, line)
         try:
             async with asyncio.timeout(limits.WORKER_START_S):
-                ready = await worker._read()
-        except (*_PARTED, DecodeError, TimeoutError) as error:
+                ready = await line.next()
+        except (LineLost, DecodeError, TimeoutError) as error:
             status = await worker.kill()
             raise EnvironmentError_(
                 f"a Wasm worker did not start (status {status}): its message is on standard error"
@@ -99,18 +107,23 @@ class WorkerProcess:
     async def kill(self) -> int:
         """SIGKILL, and wait for the end; returns the exit status."""
         self.kill_now()
-        return await self._process.wait()
+        return await self._ended()
 
     async def retire(self) -> None:
         """Let it go: it ends by itself when its pipe closes, or is killed."""
         self._retiring = True
-        if self._stdin is not None:
-            self._stdin.close()
+        self._line.close()
         try:
             async with asyncio.timeout(limits.WORKER_START_S):
                 await self._process.wait()
         except TimeoutError:
             await self.kill()
+
+    async def _ended(self) -> int:
+        """The exit status, once there is one."""
+        status = await self._process.wait()
+        self._line.abort()
+        return status
 
     async def run(self, job: GuestJob, framed: bytes, compile_s: float) -> Outcome:
         """Run one job to its end, however it ends; `alive` says afterwards whether the worker survived it.
@@ -119,27 +132,16 @@ class WorkerProcess:
 
         Raises `Bug` if the worker met a mistake of ours. When cancelled, the caller kills the worker.
         """
-        loading = True
         self._heard = Heard(job)
         try:
-            await self._write(framed)
-            async with asyncio.timeout(compile_s):
-                early = await self._load(job)
-            loading = False
-            if early is None and job.on_worker is not None:
-                job.on_worker(self.pid)
-            finished = early or await self._end(job.limits, endless=job.endless)
-        except TimeoutError:
-            await self.kill()
-            return GuestFailed(
-                kind="timeout", message=f"compiling the module took longer than {compile_s:g} s"
-            )
+            await self._line.send(framed)
+            finished = await self._end(job, compile_s)
         except DecodeError as error:
             await self.kill()
             broke = GuestFailed(kind="trap", message=f"the worker broke its protocol: {error}")
             return self._heard.completed(broke)
-        except _PARTED:
-            return self._heard.completed(await self._obituary(loading=loading))
+        except LineLost:
+            return self._heard.completed(await self._obituary())
         return (
             self._heard.completed(finished) if isinstance(finished, GuestFailed) else self._outcome(finished)
         )
@@ -152,49 +154,67 @@ class WorkerProcess:
         # A worker that gave up over its memory reports in haste, without what the guest had printed.
         return self._heard.completed(outcome) if isinstance(outcome, GuestFailed) else outcome
 
-    async def _load(self, job: GuestJob) -> Finished | None:
+    async def _end(self, job: GuestJob, compile_s: float) -> Finished | GuestFailed:
+        """Wait for the guest's end, and for its module before it if need be."""
+        clock, first_s = asyncio.get_running_loop().time, min(_FIRST_LOOK_S, job.limits.wall_s)
+        began_s = clock()
+        message = await self._line.next(first_s)
+        if isinstance(message, Loading):
+            early = await self._load(job, compile_s)
+            if early is not None:
+                return early
+            began_s = clock()
+            message = await self._line.next(first_s)
+        return message if isinstance(message, Finished) else await self._watched(message, job, began_s)
+
+    async def _load(self, job: GuestJob, compile_s: float) -> Finished | GuestFailed | None:
         """Serve the worker until the guest starts (None), or has already failed."""
-        while True:
-            message = await self._read()
-            if isinstance(message, NeedModule):
-                await self._send_module(job.module)
-            elif isinstance(message, Finished):
-                return message
-            elif isinstance(message, Started):
-                return None
-            else:
-                raise DecodeError(f"{type(message).__name__} while a module loads")
+        self._loading = True
+        try:
+            async with asyncio.timeout(compile_s):
+                while isinstance(message := await self._line.next(), NeedModule):
+                    await self._line.send(messages.encode(ModuleFollows(size_bytes=len(job.module))))
+                    await self._line.send(job.module)
+        except TimeoutError:
+            await self.kill()
+            why = f"compiling the module took longer than {compile_s:g} s"
+            return GuestFailed(kind="timeout", message=why)
+        self._loading = False
+        if isinstance(message, Started):
+            return None
+        return _last(message, "while a module loads")
 
-    async def _end(self, allowed: GuestLimits, *, endless: bool) -> Finished | GuestFailed:
-        """Wait for the guest's end. A guest that does not feel its soft stop is killed with the worker."""
-        clock = asyncio.get_running_loop().time
-        wall_end_s = math.inf if endless else clock() + allowed.wall_s + KILL_AFTER_S
-        cpu_end_s: float | None = None
-        pause_s = min(_FIRST_LOOK_S, allowed.wall_s)
+    async def _watched(
+        self, message: FromWorker | None, job: GuestJob, began_s: float
+    ) -> Finished | GuestFailed:
+        """The end of a guest that runs for long; one that does not feel its soft stop is killed."""
+        allowed, clock = job.limits, asyncio.get_running_loop().time
+        if job.on_worker is not None:
+            job.on_worker(self.pid)
+        wall_end_s = math.inf if job.endless else began_s + allowed.wall_s + KILL_AFTER_S
+        # Its processor time counts from the first look: less exactly than the worker itself counts it.
+        cpu_end_s = math.inf if job.endless else self._cpu_s() + allowed.cpu_s + KILL_AFTER_S
+        pause_s: float | None = None
         while True:
-            message = await self._read_within(None if endless else pause_s)
-            if message is not None and not isinstance(message, Printed):
-                return _last(message)
-            if message is not None:
+            if isinstance(message, Printed):
                 self._heard.take(message)
-            if endless:
-                continue
-            if cpu_end_s is None:
-                # Most guests have ended before it is worth asking the kernel what they have used.
-                cpu_end_s = self._cpu_s() + allowed.cpu_s + KILL_AFTER_S
-            wall_left_s, cpu_left_s = wall_end_s - clock(), cpu_end_s - self._cpu_s()
-            if wall_left_s <= 0 or cpu_left_s <= 0:
-                await self.kill()
-                return _overrun(allowed, of_wall=wall_left_s <= 0)
-            # A guest is one thread: its processor time is spent no faster than the wall's.
-            pause_s = min(wall_left_s, max(cpu_left_s, 0.01))
+            elif message is not None:
+                return _last(message, "while a guest runs")
+            if not job.endless:
+                wall_left_s, cpu_left_s = wall_end_s - clock(), cpu_end_s - self._cpu_s()
+                if wall_left_s <= 0 or cpu_left_s <= 0:
+                    await self.kill()
+                    return _overrun(allowed, of_wall=wall_left_s <= 0)
+                # A guest is one thread: its processor time is spent no faster than the wall's.
+                pause_s = min(wall_left_s, max(cpu_left_s, 0.01))
+            message = await self._line.next(pause_s)
 
-    async def _obituary(self, *, loading: bool) -> GuestFailed:
+    async def _obituary(self) -> GuestFailed:
         """What the end of the process in the middle of a job says about the guest."""
-        if self._stopping:
-            await self._process.wait()
+        stopping = self._stopping
+        status = await self._ended()
+        if stopping:
             return GuestFailed(kind="stopped", message="the runtime was closed while the guest ran")
-        status = await self._process.wait()
         if status >= 0:
             raise Bug(
                 f"a Wasm worker ended by itself with status {status}: see its traceback on standard error"
@@ -203,39 +223,9 @@ class WorkerProcess:
         if -status == signal.SIGKILL:
             message = "the worker was killed from outside, as a machine short of memory does"
             return GuestFailed(kind="memory", message=message)
-        if loading:
+        if self._loading:
             return GuestFailed(kind="invalid_module", message=f"the compiler did not survive it ({name})")
         return GuestFailed(kind="trap", message=f"the worker did not survive the guest ({name})")
-
-    async def _read(self) -> FromWorker:
-        if self._stdout is None:
-            raise Bug("a worker without a pipe")
-        if self._announced_bytes is None:  # else a read was given up between the length and the message
-            self._announced_bytes = messages.length(await self._stdout.readexactly(messages.HEADER.size))
-        body = await self._stdout.readexactly(self._announced_bytes)
-        self._announced_bytes = None
-        return messages.decode_from_worker(body)
-
-    async def _read_within(self, pause_s: float | None) -> FromWorker | None:
-        """The next message, or None if none has come by then."""
-        try:
-            async with asyncio.timeout(pause_s):
-                return await self._read()
-        except TimeoutError:
-            return None
-
-    async def _write(self, content: bytes | memoryview) -> None:
-        """Write in pieces, so that a large module never holds the loop."""
-        if self._stdin is None:
-            raise Bug("a worker without a pipe")
-        view = memoryview(content)
-        for start in range(0, len(view), _CHUNK_BYTES):
-            self._stdin.write(view[start : start + _CHUNK_BYTES])
-            await self._stdin.drain()
-
-    async def _send_module(self, content: bytes) -> None:
-        await self._write(messages.encode(ModuleFollows(size_bytes=len(content))))
-        await self._write(content)
 
     def _cpu_s(self) -> float:
         """Processor seconds of the worker so far, as the kernel counts them; 0 once it is gone."""
@@ -271,9 +261,9 @@ class Heard:
         )
 
 
-def _last(message: FromWorker) -> Finished:
+def _last(message: FromWorker | None, when: str) -> Finished:
     if not isinstance(message, Finished):
-        raise DecodeError(f"{type(message).__name__} while a guest runs")
+        raise DecodeError(f"{type(message).__name__} {when}")
     return message
 
 

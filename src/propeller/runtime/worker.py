@@ -1,6 +1,7 @@
-"""The worker process: takes jobs from its parent one at a time, runs each guest on a thread of its own.
+"""The worker process: takes jobs from its parent one at a time, and runs each guest to its end.
 
-The main thread reads the pipe and keeps the watch, so it notices a parent that went away even in the middle
+One thread, whose stack is the guests', reads the socket and runs them. The main thread keeps the watch: an
+alarm wakes it only when a guest runs for long, and a hang-up when the parent went away, even in the middle
 of a job. The process ends with its parent, whichever way that ends. `python -m propeller.runtime.worker` is
 started by `propeller.runtime.process` only.
 """
@@ -12,14 +13,13 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final, NoReturn
 
 from wasmtime import Module, Trap, WasmtimeError
 
 from propeller import limits
+from propeller.errors import DecodeError
 from propeller.ports import GuestDone, GuestFailed, OutputStream
 from propeller.runtime import messages
 from propeller.runtime.cache import CompileCache
@@ -29,13 +29,23 @@ from propeller.runtime.engine import Sandbox
 from propeller.runtime.failure import Failure, Unfit, classify, exited_well, stopped
 from propeller.runtime.guest import CoreRunner, Streams
 from propeller.runtime.host import HostCalls
-from propeller.runtime.messages import Finished, Job, ModuleFollows, NeedModule, Printed, Ready, Started
+from propeller.runtime.messages import (
+    Finished,
+    Job,
+    Loading,
+    ModuleFollows,
+    NeedModule,
+    Printed,
+    Ready,
+    Started,
+)
 from propeller.runtime.modules import Loaded, Modules
-from propeller.runtime.watch import Watch, own_bytes
+from propeller.runtime.watch import CHECK_S, Alarm, Watch, own_bytes
 
 CRASHED: Final = 70
 """Exit status of a worker that met a mistake of its own (EX_SOFTWARE)."""
-_READ_BYTES: Final = 1024 * 1024
+_READ_BYTES: Final = 64 * 1024
+_READ_BYTES_MAX: Final = 1024 * 1024
 _HOST_STACK_BYTES: Final = 2 * 1024 * 1024
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -43,26 +53,31 @@ _GUEST_ERRORS: Final = (WasmtimeError, Trap, Unfit, CommandFailed, RecursionErro
 
 
 class Pipe:
-    """The two descriptors that lead to the parent, taken away from everything else in the process."""
+    """The socket that leads to the parent, taken away from everything else in the process."""
 
     def __init__(self) -> None:
-        self.inward = os.dup(0)
-        self._outward = os.dup(1)
+        self.descriptor = os.dup(0)
         self._lock = threading.Lock()
+        self._arrived = bytearray()
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(2, 1)
 
     def read(self, size_bytes: int) -> bytes:
         """Exactly so many bytes; ends the process when the parent is gone."""
-        content = bytearray()
-        while len(content) < size_bytes:
-            # No more than a pipe can hold: a read makes room for all that it asks for.
-            part = os.read(self.inward, min(size_bytes - len(content), _READ_BYTES))
+        arrived = self._arrived
+        while len(arrived) < size_bytes:
+            # No more than a socket can hold: a read makes room for all that it asks for.
+            part = os.read(self.descriptor, min(max(size_bytes - len(arrived), _READ_BYTES), _READ_BYTES_MAX))
             if not part:
                 os._exit(0)
-            content += part
-        return bytes(content)
+            arrived += part
+        if len(arrived) == size_bytes:
+            self._arrived = bytearray()
+            return bytes(arrived)
+        taken = bytes(arrived[:size_bytes])
+        del arrived[:size_bytes]
+        return taken
 
     def receive(self) -> messages.ToWorker:
         """The next message."""
@@ -74,7 +89,7 @@ class Pipe:
         rest = memoryview(messages.encode(message))
         with self._lock:
             while rest:
-                rest = rest[os.write(self._outward, rest) :]
+                rest = rest[os.write(self.descriptor, rest) :]
 
 
 class Printer:
@@ -119,70 +134,71 @@ class Engine:
         self.component = ComponentRunner(self.sandbox)
 
 
-class JobThread:
-    """A thread with a stack of its own size that does one job after the other; dropped, it ends."""
-
-    def __init__(self, do: Callable[[list[Job], Watch], None], stack_bytes: int) -> None:
-        self._given: SimpleQueue[tuple[list[Job], Watch] | None] = SimpleQueue()
-        threading.stack_size(stack_bytes)
-        threading.Thread(target=_do_all, args=(self._given, do), daemon=True).start()
-
-    def give(self, box: list[Job], watch: Watch) -> None:
-        """Have a job done."""
-        self._given.put((box, watch))
-
-    def __del__(self) -> None:
-        self._given.put(None)
-
-
-def _do_all(
-    given: "SimpleQueue[tuple[list[Job], Watch] | None]", do: Callable[[list[Job], Watch], None]
-) -> None:
-    while (job := given.get()) is not None:
-        do(*job)
-        del job
-
-
 class Worker:
-    """Serves jobs until the parent closes the pipe."""
+    """Serves jobs until the parent closes the socket."""
 
     def __init__(self, pipe: Pipe, cache: CompileCache) -> None:
         self._pipe = pipe
         self._cache = cache
         self._engine = Engine(limits.GUEST_STACK_BYTES, cache)
+        self._alarm = Alarm()
         self._watch: Watch | None = None
         self._printer: Printer | None = None
-        self._module_bytes: SimpleQueue[bytes] = SimpleQueue()
         self._own_bytes_at_start = own_bytes()
-        self._hands: JobThread | None = None
 
     def serve(self) -> NoReturn:
-        """Take messages, and keep the watch meanwhile."""
+        """Have jobs done, and keep the watch meanwhile."""
         poller = select.poll()
-        poller.register(self._pipe.inward, select.POLLIN)
+        poller.register(self._alarm.descriptor, select.POLLIN)
+        poller.register(self._pipe.descriptor, 0)  # a hang-up is told unasked
         self._pipe.send(Ready())
+        self._hand_over([], limits.GUEST_STACK_BYTES)
         while True:
-            watch = self._watch
-            pause_ms = None if watch is None else watch.pause_s() * 1000
-            if poller.poll(pause_ms):
-                self._take(self._pipe.receive())
-                continue
-            printer = self._printer
-            if printer is not None:
-                printer.flush()
-            if watch is not None and not watch.check():
-                self._give_up(watch)
+            for descriptor, _ in poller.poll():
+                if descriptor == self._pipe.descriptor:
+                    os._exit(0)
+                self._alarm.quiet()
+                self._look()
 
-    def _take(self, message: messages.ToWorker) -> None:
-        if isinstance(message, ModuleFollows):
-            self._module_bytes.put(self._pipe.read(message.size_bytes))
+    def _look(self) -> None:
+        """A guest runs for long: pass on what it prints, and hold it to its limits."""
+        watch, printer = self._watch, self._printer
+        if printer is not None:
+            printer.flush()
+        if watch is None:
             return
-        if message.limits.stack_bytes != self._engine.sandbox.stack_bytes:
-            self._engine, self._hands = Engine(message.limits.stack_bytes, self._cache), None
-        if self._hands is None:
-            self._hands = JobThread(self._job, message.limits.stack_bytes + _HOST_STACK_BYTES)
-        self._watch = Watch(message.limits, self._engine.sandbox.engine.increment_epoch)
-        self._hands.give([message], self._watch)
+        if not watch.check():
+            self._give_up(watch)
+        self._alarm.set(watch.pause_s())
+
+    def _hand_over(self, box: list[Job], stack_bytes: int) -> None:
+        """Have jobs done by a new thread with such a stack, beginning with the one in the box."""
+        threading.stack_size(stack_bytes + _HOST_STACK_BYTES)
+        threading.Thread(target=self._do_all, args=(box, stack_bytes), daemon=True).start()
+
+    def _do_all(self, box: list[Job], stack_bytes: int) -> None:
+        """The life of a jobs' thread: until a job wants another stack.
+
+        A mistake of ours ends the process: its state can no longer be trusted.
+        """
+        try:
+            while True:
+                if not box:
+                    box = [self._next()]
+                if box[0].limits.stack_bytes != stack_bytes:
+                    self._engine = Engine(box[0].limits.stack_bytes, self._cache)
+                    self._hand_over(box, box[0].limits.stack_bytes)
+                    return
+                self._job(box)
+        except BaseException:  # noqa: BLE001 - the boundary of the jobs' thread
+            sys.excepthook(*sys.exc_info())
+            os._exit(CRASHED)
+
+    def _next(self) -> Job:
+        message = self._pipe.receive()
+        if isinstance(message, ModuleFollows):
+            raise DecodeError("a module came that nobody asked for")
+        return message
 
     def _give_up(self, watch: Watch) -> NoReturn:
         """Too much memory is held where no interruption reaches: report, and end with the memory."""
@@ -192,27 +208,29 @@ class Worker:
         self._pipe.send(Finished(failed=failed, retire=True))
         os._exit(0)
 
-    def _job(self, box: list[Job], watch: Watch) -> None:
-        """The job's thread. A mistake of ours ends the process: its state can no longer be trusted.
-
-        The job comes in a box, to be dropped before memory is measured.
-        """
-        try:
-            done, failed = self._run(box.pop(), watch)
-            retire = own_bytes() > self._own_bytes_at_start + limits.WORKER_GROWTH_BYTES
-            self._watch = None
-            self._pipe.send(Finished(done=done, failed=failed, retire=retire))
-        except BaseException:  # noqa: BLE001 - the boundary of the job's thread
-            sys.excepthook(*sys.exc_info())
-            os._exit(CRASHED)
+    def _job(self, box: list[Job]) -> None:
+        """Do the job in the box, which is emptied before memory is measured."""
+        job = box.pop()
+        watch = self._watch = Watch(job.limits, self._engine.sandbox.engine.increment_epoch)
+        self._alarm.set(min(CHECK_S, job.limits.wall_s, job.limits.cpu_s))
+        done, failed = self._run(job, watch)
+        del job
+        self._watch = None
+        self._alarm.set(0)
+        retire = own_bytes() > self._own_bytes_at_start + limits.WORKER_GROWTH_BYTES
+        self._pipe.send(Finished(done=done, failed=failed, retire=retire))
 
     def _run(self, job: Job, watch: Watch) -> tuple[GuestDone | None, GuestFailed | None]:
         streams = Streams(
             stdout=Capture(job.limits.stdout_bytes, lambda: watch.stop("output"), rolling=job.endless),
             stderr=Capture(job.limits.stderr_bytes, rolling=job.endless),
         )
+        loaded = self._engine.modules.at_hand(job.digest)
+        late = loaded is None
         try:
-            loaded = self._engine.modules.get(job.digest, self._fetch)
+            if loaded is None:
+                self._pipe.send(Loading())
+                loaded = self._engine.modules.load(job.digest, self._fetch)
         except (WasmtimeError, Unfit) as error:
             watch.finish()
             return None, _failed(Failure(kind="invalid_module", message=str(error)), streams, (0.0, 0.0))
@@ -220,7 +238,8 @@ class Worker:
             watch.finish()
             return GuestDone(stdout="", stderr=""), None
         watch.begin()
-        self._pipe.send(Started())
+        if late:
+            self._pipe.send(Started())
         printer = self._printer = Printer(self._pipe, streams)
         try:
             return self._enter(loaded, job, watch, streams)
@@ -232,7 +251,7 @@ class Worker:
         self, loaded: Loaded, job: Job, watch: Watch, streams: Streams
     ) -> tuple[GuestDone | None, GuestFailed | None]:
         value, failure = None, None
-        calls = HostCalls(strings=job.host_strings, env=job.env)
+        calls = HostCalls(strings=job.strings(), env=job.env)
         try:
             if isinstance(loaded, Module):
                 value = self._engine.core.run(loaded, job, streams, calls)
@@ -271,7 +290,10 @@ class Worker:
 
     def _fetch(self) -> bytes:
         self._pipe.send(NeedModule())
-        return self._module_bytes.get()
+        answer = self._pipe.receive()
+        if not isinstance(answer, ModuleFollows):
+            raise DecodeError("a job came in place of the module that was asked for")
+        return self._pipe.read(answer.size_bytes)
 
 
 def _failed(failure: Failure, streams: Streams, used_s: tuple[float, float]) -> GuestFailed:
