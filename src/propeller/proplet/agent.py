@@ -16,7 +16,7 @@ import msgspec
 from propeller import limits
 from propeller.errors import Bug
 from propeller.proplet import events as e
-from propeller.proplet.entries import NEVER, RESEND_S, RESEND_S_MAX, Entry, latest, rank, rivals
+from propeller.proplet.entries import NEVER, RESEND_S, RESEND_S_MAX, Entry, Kin, latest, rank
 from propeller.proplet.records import TRANSITIONS, AttemptState, Held, Outcome, finished, show
 from propeller.wire.messages import AckItem, AttemptKey, HeldAttempt, Start
 
@@ -54,6 +54,7 @@ class Agent:
         self._busy: set[AttemptKey] = set()
         """Attempts whose work was commanded and has not been reported over; each takes a slot."""
         self._done = dict.fromkeys(tombstones)
+        self._kin = Kin((*self._entries, *self._done))
         self._announce_s = -NEVER
         self._announce_pause_s = RESEND_S
         self._out: list[e.Command] = []
@@ -199,20 +200,24 @@ class Agent:
 
     def _accept(self, event: e.StartReceived, now_s: float) -> None:
         key = event.key
-        for other in [item for item in self._entries if rivals(item, key, event.start)]:
-            self._end_by_order(other, f"superseded by run {key.run} attempt {key.attempt}", now_s)
+        for other in self._kin.rivals(key, event.start):
+            if other in self._entries:
+                self._end_by_order(other, f"superseded by run {key.run} attempt {key.attempt}", now_s)
         held = Held(key=key, state=AttemptState.ACCEPTED, order=self._next_order(), start=event.start)
         # The required save comes after everything that concerns other attempts: its failure drops the rest.
         self._out.append(e.SaveHeld(held, required=True))
-        self._entries[key] = Entry(held)
+        self._add(held)
         self._tell(self._entries[key], now_s)
         self._fill()
 
     def _newer(self, key: AttemptKey, start: Start) -> AttemptKey | None:
         """A later rival of the attempt that is or was here, if any."""
-        known = [item for item in (*self._entries, *self._done) if rivals(item, key, start)]
-        latest = max(known, key=rank, default=key)
+        latest = max(self._kin.rivals(key, start), key=rank, default=key)
         return latest if rank(latest) > rank(key) else None
+
+    def _add(self, held: Held) -> None:
+        self._entries[held.key] = Entry(held)
+        self._kin.add(held.key)
 
     def _stop(self, event: e.StopReceived, now_s: float) -> None:
         stop = event.stop
@@ -263,7 +268,7 @@ class Agent:
     def _hold_stopped(self, key: AttemptKey, reason: str, now_s: float) -> None:
         payload = self._encode(key, Outcome(error=reason, failure="stopped"))
         held = Held(key=key, state=AttemptState.FINISHED, order=self._next_order(), finished=payload)
-        self._entries[key] = Entry(held)
+        self._add(held)
         self._out.append(e.SaveHeld(held))
         self._tell(self._entries[key], now_s)
 
@@ -284,7 +289,9 @@ class Agent:
         del self._entries[key]
         self._done[key] = None
         while len(self._done) > TOMBSTONES_MAX:
-            del self._done[next(iter(self._done))]
+            oldest = next(iter(self._done))
+            del self._done[oldest]
+            self._kin.drop(oldest)
         if entry.live and (key in self._busy or entry.serving):
             self._out.append(e.Kill(key))
         self._out.append(e.Forget(key))
@@ -324,6 +331,7 @@ class Agent:
         """An attempt that could not be saved is not taken; an end that could not be is saved again later."""
         if entry.held.state is AttemptState.ACCEPTED:
             del self._entries[key]
+            self._kin.drop(key)
             self._busy.discard(key)
             self._ignore("unsaved", key)
             self._fill()

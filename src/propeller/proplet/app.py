@@ -167,4 +167,5 @@ def _house_log() -> Log:
     # Imported here: a caller with a log of its own (and a small device) does without its 5 MB.
     from propeller.telemetry.logs import logger  # noqa: PLC0415
 
-    return logger()
+    # Bound once: the proxy would put its chain of steps together for every line.
+    return logger().bind()

@@ -1,5 +1,6 @@
 """An attempt in the agent's memory, and how two attempts compare. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from propeller.proplet.records import AttemptState, Held
@@ -29,9 +30,32 @@ class Entry:
         return self.held.state is not AttemptState.FINISHED
 
 
-def rivals(other: AttemptKey, key: AttemptKey, start: Start) -> bool:
-    """Whether only the later of two attempts can be wanted: runs of a service may live side by side."""
-    return other.task_id == key.task_id and (other.run == key.run or not start.daemon)
+class Kin:
+    """Attempts by their task: a start may have to give way to any of its own, and to no other."""
+
+    def __init__(self, known: Iterable[AttemptKey]) -> None:
+        self._of_task: dict[str, set[AttemptKey]] = {}
+        for key in known:
+            self.add(key)
+
+    def add(self, key: AttemptKey) -> None:
+        """Know an attempt."""
+        self._of_task.setdefault(key.task_id, set()).add(key)
+
+    def drop(self, key: AttemptKey) -> None:
+        """Know it no longer."""
+        family = self._of_task[key.task_id]
+        family.discard(key)
+        if not family:
+            del self._of_task[key.task_id]
+
+    def rivals(self, key: AttemptKey, start: Start) -> list[AttemptKey]:
+        """Known attempts of which and this one only the later can be wanted, the earliest first.
+
+        Runs of a service may live side by side.
+        """
+        family = self._of_task.get(key.task_id, ())
+        return sorted((one for one in family if one.run == key.run or not start.daemon), key=rank)
 
 
 def rank(key: AttemptKey) -> tuple[int, int]:
