@@ -334,19 +334,63 @@ def test_failures_of_guests_and_defects_end_the_attempt_and_not_the_proplet():
 
 
 def test_a_full_spool_refuses_the_start_and_takes_it_later():
-    """Not accepted, not run, counted; the manager's next send finds room."""
+    """Not accepted, killed at once, counted; then not even begun, until a later send finds room."""
 
     async def scenario(here):
         here.spool.room_bytes = 10
-        await here.manager.start()
-        await asyncio.sleep(2)
-        assert here.manager.told("events") == []
-        assert here.runtime.jobs == []
-        assert (here.proplet.counters.spool_errors, here.proplet.counters.ignored) == (1, {"unsaved": 1})
+        for tries in (1, 2):
+            await here.manager.start()
+            await asyncio.sleep(2)
+            assert here.manager.told("events") == []
+            assert (len(here.runtime.jobs), here.runtime.killed) == (1, 1)
+            assert here.proplet.counters.spool_errors == tries
+            assert here.proplet.counters.ignored == {"unsaved": tries}
+            assert here.proplet.running_tasks == 0
         here.spool.room_bytes = 1 << 20
         await here.manager.start()
         await asyncio.sleep(2)
         assert len(here.manager.told("results")) == 1
+
+    world(scenario)
+
+
+def test_a_short_task_is_saved_once_and_forgotten_with_what_is_saved_next():
+    """Its end comes before its acceptance had to be on disk; nothing of it is said before that."""
+
+    async def scenario(here):
+        here.runtime.takes_s = 0.001
+        saves, save = [], here.spool.save
+
+        async def noted(*records, buried=()):
+            assert here.manager.told("results") == []
+            saves.append(([record.state for record in records], list(buried)))
+            await save(*records, buried=buried)
+
+        here.spool.save = noted
+        await here.manager.start("a")
+        await asyncio.sleep(0.1)
+        here.spool.save = save
+        assert saves == [(["finished"], [])]
+        assert here.manager.told("events") == []
+        assert [body["task_id"] for body in here.manager.told("results")] == ["a"]
+
+    world(scenario)
+
+
+def test_a_stop_takes_back_work_that_waits_for_a_full_spool():
+    """What was not begun for want of room is not begun after its stop either, and its slot is free."""
+
+    async def scenario(here):
+        here.spool.room_bytes = 10
+        await here.manager.start("a")
+        await asyncio.sleep(1)
+        await here.manager.start("b")
+        await here.manager.send(FromManager.STOP, Stop(id="b", run=1, attempt=1))
+        here.spool.room_bytes = 1 << 20
+        await asyncio.sleep(2)
+        assert [job.name for job in here.runtime.jobs] == ["n"]
+        assert [body["failure"] for body in here.manager.told("results")] == ["stopped"]
+        assert here.proplet.running_tasks == 0
 
     world(scenario)
 

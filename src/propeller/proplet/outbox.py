@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from propeller.errors import PropellerError
 from propeller.ports import Bus, Message
+from propeller.proplet.bell import Bell
 from propeller.proplet.place import Log
 from propeller.wire.messages import AttemptKey
 
@@ -31,7 +32,11 @@ class Outbox:
         self._log = log
         self._waiting: OrderedDict[AttemptKey | int | str, Message] = OrderedDict()
         self._number = 0
-        self._arrived = asyncio.Event()
+        self._bell = Bell()
+        self._under_way: set[asyncio.Task[None]] = set()
+        """Messages that are not acknowledged."""
+        self._newest: asyncio.Task[None] | None = None
+        self._sent_s = 0.0
 
     def put(self, message: Message, attempt: AttemptKey | None = None, *, renews: bool = False) -> None:
         """Let a message wait its turn; the latest event of an `attempt` says all that earlier ones did.
@@ -47,7 +52,7 @@ class Outbox:
             self._waiting[name] = message
         if len(self._waiting) > OUTBOX_MAX:
             self._waiting.popitem(last=False)
-        self._arrived.set()
+        self._bell.ring()
 
     @property
     def behind(self) -> bool:
@@ -56,19 +61,30 @@ class Outbox:
 
     async def send(self) -> None:
         """Hand messages to the bus in order, until cancelled."""
+        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
-            under_way: set[asyncio.Task[None]] = set()
             while True:
-                while self._waiting:
-                    _, message = self._waiting.popitem(last=False)
-                    newest = group.create_task(self._hand_over(message))
-                    under_way.add(newest)
-                    await asyncio.wait([newest], timeout=OUTBOX_PATIENCE_S)
-                    if len(under_way) >= OUTBOX_UNDER_WAY_MAX:
-                        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                    under_way = {one for one in under_way if not one.done()}
-                self._arrived.clear()
-                await self._arrived.wait()
+                pause_s = self._pause_s(loop.time())
+                if pause_s > 0:
+                    await self._bell.wait(pause_s)
+                    continue
+                _, message = self._waiting.popitem(last=False)
+                self._newest, self._sent_s = group.create_task(self._hand_over(message)), loop.time()
+                self._under_way.add(self._newest)
+                self._newest.add_done_callback(self._handed_over)
+
+    def _pause_s(self, now_s: float) -> float:
+        """How long the next message has to wait, as far as that can be known."""
+        if not self._waiting or len(self._under_way) >= OUTBOX_UNDER_WAY_MAX:
+            return float("inf")
+        if self._newest in self._under_way:
+            return self._sent_s + OUTBOX_PATIENCE_S - now_s
+        return 0.0
+
+    def _handed_over(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if self._waiting:
+            self._bell.ring()
 
     async def _hand_over(self, message: Message) -> None:
         try:

@@ -1,22 +1,23 @@
 """Runs a proplet's agent on its ports: messages in, commands out, one event at a time. Decides nothing.
 
 One owner (`Proplet.run`) feeds the agent; the bus and the work on attempts only put events into its inbox.
-Commands are done in order, so what must be durable is durable before it is said. The same shell runs on a
-device and inside a simulated world: time, randomness, threads, files and network are all ports.
+What is said of an attempt, and every delivery, waits in the saver until what must be durable is. The same
+shell runs on a device and inside a simulated world: time, randomness, threads, files and network are ports.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 
 from propeller.core.ids import new_id
-from propeller.errors import EnvironmentError_, PropellerError
+from propeller.errors import Bug, PropellerError
 from propeller.ports import BusSession, GuestLimits, Message
 from propeller.proplet import events as e
 from propeller.proplet.account import Account
 from propeller.proplet.agent import Agent
+from propeller.proplet.bell import Bell
 from propeller.proplet.counters import Counters
 from propeller.proplet.data import LocalData
 from propeller.proplet.functions import Functions
@@ -26,7 +27,8 @@ from propeller.proplet.monitor import Monitor
 from propeller.proplet.observe import Observer
 from propeller.proplet.outbox import Outbox
 from propeller.proplet.place import Identity, Offer, PropletPorts
-from propeller.proplet.records import Held, Outcome
+from propeller.proplet.records import Outcome
+from propeller.proplet.saving import Aftermath, Saver
 from propeller.proplet.services import Services
 from propeller.proplet.update import Courier, Verdicts
 from propeller.proplet.work import Bench, deliver_update, run_guest
@@ -35,6 +37,7 @@ from propeller.wire.messages import (
     Alive,
     AttemptEvent,
     AttemptKey,
+    HeldAttempt,
     HostMetrics,
     Invoke,
     LogChunk,
@@ -46,7 +49,7 @@ from propeller.wire.topics import FromProplet
 INBOX_MAX = 1024
 """Events that may wait; beyond it the bus is made to wait."""
 GROUP_MAX = 64
-"""Events that are decided together, and whose saves share a sync."""
+"""Events that are decided on before anybody else has a turn."""
 FAREWELL_S = 2.0
 """The last message of a proplet that stops may take this long."""
 
@@ -81,11 +84,20 @@ class Proplet:
         )
         self._bench = self._build_bench(services, data, guest_limits or GuestLimits(), offer)
         self._inbox: deque[e.Event] = deque()
-        self._wake = asyncio.Event()
+        self._wake = Bell()
         self._outbox = Outbox(ports.bus, ports.log)
+        self._saver = Saver(
+            ports.spool,
+            ports.workspace,
+            clock=ports.clock,
+            offload=ports.offload,
+            log=ports.log,
+            counters=self.counters,
+            aftermath=Aftermath(do=self._do, put=self._put, failed=self._handle, end=self._kill),
+        )
         self._room = asyncio.Event()
         self._tasks: dict[AttemptKey, asyncio.Task[e.UpdateMade | e.Serving | e.GuestEnded]] = {}
-        self._calls: asyncio.TaskGroup | None = None
+        self._group: asyncio.TaskGroup | None = None
         self._polite = True
 
     @property
@@ -134,26 +146,27 @@ class Proplet:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ports.bus.run(session, self._on_message, self._on_connect))
             group.create_task(self._outbox.send())
+            group.create_task(self._saver.run())
             if self._monitor is not None:
                 group.create_task(self._monitor.run())
-            self._calls = group
+            self._group = group
             try:
-                await self._decide(group)
+                await self._decide()
             finally:
                 # The bus is still up here: the group ends its tasks only after this block.
                 if self._polite:
                     await self._farewell()
 
-    async def _decide(self, group: asyncio.TaskGroup) -> None:
-        await self._handle([e.Booted()], group)
+    async def _decide(self) -> None:
+        self._handle(e.Booted())
         while True:
-            await self._handle(await self._next(), group)
+            for event in await self._next():
+                self._handle(event)
+            # A flood of messages must not keep the rest of the loop from its turn.
+            await asyncio.sleep(0)
 
     async def _next(self) -> list[e.Event]:
-        """What is next: a timer that is due goes before messages, so that no flood silences a proplet.
-
-        Messages that wait are taken together, as what they have saved shares a sync of the disk.
-        """
+        """What is next: a timer that is due goes before messages, so that no flood silences a proplet."""
         while True:
             now_s = self._ports.clock.now().mono_s
             if self._agent.heartbeat_due_s <= now_s:
@@ -163,11 +176,7 @@ class Proplet:
             if self._inbox:
                 self._room.set()
                 return [self._inbox.popleft() for _ in range(min(len(self._inbox), GROUP_MAX))]
-            self._wake.clear()
-            due_s = min(self._agent.heartbeat_due_s, self._agent.resend_due_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if due_s == float("inf") else due_s - now_s):
-                    await self._wake.wait()
+            await self._wake.wait(min(self._agent.heartbeat_due_s, self._agent.resend_due_s) - now_s)
 
     async def _farewell(self) -> None:
         with suppress(TimeoutError):
@@ -191,8 +200,8 @@ class Proplet:
             self._verdicts.put(inbound)
             return
         if isinstance(inbound, Invoke):
-            if self._calls is not None:
-                self._functions.invoke(inbound, self._calls.create_task)
+            if self._group is not None:
+                self._functions.invoke(inbound, self._group.create_task)
             return
         while len(self._inbox) >= INBOX_MAX:
             self._room.clear()
@@ -201,40 +210,42 @@ class Proplet:
 
     def _put(self, event: e.Event) -> None:
         self._inbox.append(event)
-        self._wake.set()
+        self._wake.ring()
 
     # --- out -------------------------------------------------------------------------------------------
 
-    async def _handle(self, events: Sequence[e.Event], group: asyncio.TaskGroup) -> None:
-        """Decide on events in order, save what that changed together, then do the rest in order."""
-        decided: list[list[e.Command]] = []
-        for event in events:
-            self._account.note(event, self._agent)
-            decided.append(self._agent.handle(event, self._ports.clock.now().mono_s))
-        saves = [one.held for commands in decided for one in commands if isinstance(one, e.SaveHeld)]
-        saved = len(saves) > 1 and await self._save(*saves) is None
-        done: list[AttemptKey] = []
-        for commands in decided:
-            await self._carry_out(commands, group, done, saved=saved)
-        if done:
-            await self._bury(done)
+    def _handle(self, event: e.Event) -> None:
+        """Decide on an event, and do what follows or leave it with what it waits for."""
+        events = [event]
+        match event:
+            case e.GuestStarted(key) | e.Serving(key):
+                if self._saver.hold_back(event, key):
+                    return
+            case e.UpdateMade(key=key) | e.GuestEnded(key):
+                events = [*self._saver.held_back(key), event]
+        for one in events:
+            self._account.note(one, self._agent)
+            for command in self._agent.handle(one, self._ports.clock.now().mono_s):
+                self._follow(command)
 
-    async def _carry_out(
-        self, commands: Sequence[e.Command], group: asyncio.TaskGroup, done: list[AttemptKey], *, saved: bool
-    ) -> None:
-        """Do what follows from one event; unless all is saved, its saves have their turn one by one."""
-        for command in commands:
-            if isinstance(command, e.SaveHeld):
-                if not saved and (failed := await self._save(command.held)) is not None:
-                    await self._handle([failed], group)
-                    if command.required:
-                        return
-            elif isinstance(command, e.Forget):
-                done.append(command.key)
-            else:
-                self._do(command, group)
+    def _follow(self, command: e.Command) -> None:
+        """Do a command, now or once what it follows from is durable."""
+        saver = self._saver
+        match command:
+            case e.SaveHeld(held, required):
+                saver.save(held, required=required)
+            case e.Forget(key):
+                saver.bury(key)
+            case e.PublishEvent(key) | e.PublishFinished(key) if saver.then(key, command):
+                pass
+            case e.Deliver(held) if saver.then(held.key, command):
+                pass
+            case e.Run(held) if saver.in_trouble and saver.then(held.key, command):
+                pass
+            case _:
+                self._do(command)
 
-    def _do(self, command: e.Command, group: asyncio.TaskGroup) -> None:
+    def _do(self, command: e.Command) -> None:
         match command:
             case e.PublishEvent(key, started):
                 event = AttemptEvent(
@@ -250,16 +261,16 @@ class Proplet:
                 alive = Alive(
                     proplet_id=self._me.id,
                     namespace=self._me.namespace,
-                    attempts=list(attempts),
+                    attempts=[one for one in attempts if self._saver.taken(_key_of(one))],
                     boot=self._boot,
                 )
                 self._publish(FromProplet.ALIVE, codec.encode(alive))
             case e.PublishCreate():
                 self._announce()
             case e.Run(held):
-                self._begin(held.key, run_guest(held, self._bench, self._put), group)
+                self._begin(held.key, run_guest(held, self._bench, self._put))
             case e.Deliver(held):
-                self._begin(held.key, deliver_update(held, self._bench), group)
+                self._begin(held.key, deliver_update(held, self._bench))
             case e.Kill(key):
                 self._kill(key)
             case e.Ignored(why, task_id):
@@ -293,36 +304,14 @@ class Proplet:
         alive = Alive(proplet_id=self._me.id, status="offline", namespace=self._me.namespace, boot=self._boot)
         return Message(self._me.topics.from_proplet(FromProplet.ALIVE, self._me.id), codec.encode(alive))
 
-    async def _save(self, *records: Held) -> e.SaveFailed | None:
-        try:
-            await self._ports.spool.save(*records)
-        except EnvironmentError_ as error:
-            if len(records) > 1:
-                return e.SaveFailed(records[0].key, error.message)  # each of them is tried by itself
-            (held,) = records
-            self.counters.spool_errors += 1
-            self._ports.log.warning("attempt not saved", task_id=held.key.task_id, reason=error.message)
-            return e.SaveFailed(held.key, error.message)
-        return None
-
-    async def _bury(self, keys: Sequence[AttemptKey]) -> None:
-        try:
-            if self._ports.workspace is not None:
-                await self._ports.offload(partial(self._ports.workspace.forget, keys))
-            await self._ports.spool.bury(*keys)
-        except EnvironmentError_ as error:
-            self.counters.spool_errors += 1
-            self._ports.log.warning("attempts not remembered", attempts=len(keys), reason=error.message)
-
     # --- work ------------------------------------------------------------------------------------------
 
     def _begin(
-        self,
-        key: AttemptKey,
-        work: Coroutine[None, None, e.UpdateMade | e.Serving | e.GuestEnded],
-        group: asyncio.TaskGroup,
+        self, key: AttemptKey, work: Coroutine[None, None, e.UpdateMade | e.Serving | e.GuestEnded]
     ) -> None:
-        task = group.create_task(work)
+        if self._group is None:
+            raise Bug(f"work on {key} before the proplet lives")
+        task = self._group.create_task(work)
         self._tasks[key] = task
         # A callback, because a task that is killed before its first step runs none of its own code.
         task.add_done_callback(lambda done: self._over(key, done))
@@ -330,7 +319,7 @@ class Proplet:
     def _over(self, key: AttemptKey, task: "asyncio.Task[e.UpdateMade | e.Serving | e.GuestEnded]") -> None:
         del self._tasks[key]
         if task.cancelled():
-            self._put(e.GuestEnded(key, Outcome(error="killed", failure="stopped")))
+            self._put(_killed(key))
         elif task.exception() is None:
             self._put(task.result())
 
@@ -338,6 +327,8 @@ class Proplet:
         """End the attempt's work; if it is over already, its event is in the inbox."""
         if (task := self._tasks.get(key)) is not None:
             task.cancel()
+        elif self._saver.recall(key):
+            self._put(_killed(key))
         self._functions.withdraw(key)
 
     def _build_monitor(self, offer: Offer) -> Monitor | None:
@@ -398,3 +389,11 @@ class Proplet:
 
     def _defect(self, attempt: str, error: Exception) -> None:
         self._ports.log.error("defect while working on an attempt", task=attempt, exc_info=error)
+
+
+def _killed(key: AttemptKey) -> e.GuestEnded:
+    return e.GuestEnded(key, Outcome(error="killed", failure="stopped"))
+
+
+def _key_of(held: HeldAttempt) -> AttemptKey:
+    return AttemptKey(task_id=held.task_id, run=held.run, attempt=held.attempt)

@@ -28,6 +28,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
 _FILE = "spool.db"
 _LOCK = "lock"
+_Work = tuple[Sequence[str], Sequence[Mapping[str, object]]]
+"""Statements, and the rows that each of them is run for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,8 @@ class Spool(Protocol):
         """Everything stored. Called once, before anything else."""
         ...
 
-    async def save(self, *records: Held) -> None:
-        """Store records durably, each in place of its attempt's last one; all of them or none.
+    async def save(self, *records: Held, buried: Sequence[AttemptKey] = ()) -> None:
+        """Store records durably, each in place of its attempt's last one, and bury attempts; all or nothing.
 
         Raises `StorageFull` or `StorageBroken`; the last records are then still there, whole.
         """
@@ -86,12 +88,13 @@ class MemorySpool:
         held = tuple(unpacked(content) for content in self._held.values())
         return Spooled(held=held, done=tuple(self._done))
 
-    async def save(self, *records: Held) -> None:
+    async def save(self, *records: Held, buried: Sequence[AttemptKey] = ()) -> None:
         """Store copies of the records, or raise `StorageFull`."""
         stored = self._held | {held.key: packed(held) for held in records}
         if sum(map(len, stored.values())) > self.room_bytes:
             raise StorageFull(f"the spool has room for {self.room_bytes} bytes")
         self._held = stored
+        await self.bury(*buried)
 
     async def bury(self, *keys: AttemptKey) -> None:
         """Drop the records, remember the keys."""
@@ -130,15 +133,17 @@ class FileSpool:
         except (OSError, sqlite3.Error) as error:
             raise _told(error, f"cannot use the spool {self._directory}") from error
 
-    async def save(self, *records: Held) -> None:
+    async def save(self, *records: Held, buried: Sequence[AttemptKey] = ()) -> None:
         """Write all in one transaction, synced: they outlive a power cut."""
-        rows = [_sealed(held) for held in records]
-        await self._offload(lambda: self._write(_SAVE, rows, synced=True))
+        work: list[_Work] = [(_SAVE, [_sealed(held) for held in records])]
+        if buried:
+            work.append((_BURY, list(map(_tombstone, buried))))
+        await self._offload(lambda: self._write(work, synced=True))
 
     async def bury(self, *keys: AttemptKey) -> None:
         """Remember the keys, and drop their records."""
-        rows = [{"name": show_file(key), "key": msgspec.json.encode(key)} for key in keys]
-        await self._offload(lambda: self._write(_BURY, rows, synced=False))
+        rows = list(map(_tombstone, keys))
+        await self._offload(lambda: self._write([(_BURY, rows)], synced=False))
 
     def close(self) -> None:
         """Release the lock."""
@@ -193,21 +198,20 @@ class FileSpool:
     def _set_aside(self, name: str, body: bytes) -> Path:
         path = _aside(self._directory / name)
         path.write_bytes(body)
-        self._write((_DELETE,), [{"name": name}], synced=True)
+        self._write([((_DELETE,), [{"name": name}])], synced=True)
         return path
 
-    def _write(
-        self, statements: Sequence[str], rows: Sequence[Mapping[str, object]], *, synced: bool
-    ) -> None:
-        """Run each statement for every row, in one transaction."""
+    def _write(self, work: Sequence[_Work], *, synced: bool) -> None:
+        """Run each statement for every row that goes with it, all in one transaction."""
         connection = self._connection
         if connection is None:
             raise StorageBroken(f"the spool {self._directory} is not open")
         try:
             connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
             connection.execute("BEGIN")
-            for statement in statements:
-                connection.executemany(statement, rows)
+            for statements, rows in work:
+                for statement in statements:
+                    connection.executemany(statement, rows)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:
@@ -258,6 +262,11 @@ def _sealed(held: Held) -> dict[str, object]:
     """The row of a record: its name, its SHA-256 and itself."""
     body = packed(held)
     return {"name": show_file(held.key), "seal": hashlib.sha256(body).digest(), "body": body}
+
+
+def _tombstone(key: AttemptKey) -> dict[str, object]:
+    """The row that remembers an attempt."""
+    return {"name": show_file(key), "key": msgspec.json.encode(key)}
 
 
 def _parse(seal: bytes, body: bytes) -> Held | None:

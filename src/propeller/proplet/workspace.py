@@ -22,6 +22,12 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._known: set[str] = set()
+        """Attempts that have, or once had, anything here."""
+
+    def knows(self, key: AttemptKey) -> bool:
+        """Whether there may be files of the attempt. Asked for every task, so it does not touch the disk."""
+        return show_file(key) in self._known
 
     def folder(self, key: AttemptKey) -> Path:
         """Where the attempt's files are, if it has any."""
@@ -30,6 +36,7 @@ class Workspace:
     def open(self, key: AttemptKey) -> Path:
         """The attempt's folder, made empty."""
         folder = self.folder(key)
+        self._known.add(folder.name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         return folder
@@ -47,10 +54,12 @@ class Workspace:
         for key in keys:
             self.packed(key).unlink(missing_ok=True)
             self.close(key)
+            self._known.discard(show_file(key))
 
     def sweep(self, kept: Iterable[AttemptKey]) -> None:
         """Drop what belongs to no attempt of these: a killed process left it."""
-        names = {show_file(key) + _PACKED for key in kept} | {_STATES}
+        self._known = {show_file(key) for key in kept}
+        names = {name + _PACKED for name in self._known} | {_STATES}
         for path in self._root.iterdir() if self._root.exists() else ():
             if path.name in names:
                 continue
