@@ -11,7 +11,8 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -136,14 +137,11 @@ class FileSpool:
     async def save(self, *records: Held, buried: Sequence[AttemptKey] = ()) -> None:
         """Write all in one transaction, synced: they outlive a power cut."""
         work: list[_Work] = [(_SAVE, [_sealed(held) for held in records])]
-        if buried:
-            work.append((_BURY, list(map(_tombstone, buried))))
-        await self._offload(lambda: self._write(work, synced=True))
+        await self._write([*work, *_burial(buried)], synced=True)
 
     async def bury(self, *keys: AttemptKey) -> None:
         """Remember the keys, and drop their records."""
-        rows = list(map(_tombstone, keys))
-        await self._offload(lambda: self._write([(_BURY, rows)], synced=False))
+        await self._write(_burial(keys), synced=False)
 
     def close(self) -> None:
         """Release the lock."""
@@ -198,21 +196,45 @@ class FileSpool:
     def _set_aside(self, name: str, body: bytes) -> Path:
         path = _aside(self._directory / name)
         path.write_bytes(body)
-        self._write([((_DELETE,), [{"name": name}])], synced=True)
+        self._stage([((_DELETE,), [{"name": name}])], synced=True)
+        self._commit()
         return path
 
-    def _write(self, work: Sequence[_Work], *, synced: bool) -> None:
-        """Run each statement for every row that goes with it, all in one transaction."""
-        connection = self._connection
-        if connection is None:
-            raise StorageBroken(f"the spool {self._directory} is not open")
-        try:
+    async def _write(self, work: Sequence[_Work], *, synced: bool) -> None:
+        """Run each statement for every row that goes with it, all in one transaction.
+
+        The rows go into memory here and now, for each would cost a thread its turn at the interpreter; what
+        waits for the disk is the commit.
+        """
+        self._stage(work, synced=synced)
+        await self._offload(self._commit)
+
+    def _stage(self, work: Sequence[_Work], *, synced: bool) -> None:
+        connection = self._opened()
+        with self._telling(connection):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")  # whoever staged it was cancelled before its commit
             connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
             connection.execute("BEGIN")
             for statements, rows in work:
                 for statement in statements:
                     connection.executemany(statement, rows)
+
+    def _commit(self) -> None:
+        connection = self._opened()
+        with self._telling(connection):
             connection.execute("COMMIT")
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StorageBroken(f"the spool {self._directory} is not open")
+        return self._connection
+
+    @contextmanager
+    def _telling(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """What SQLite raises inside undoes the transaction, and becomes an error of ours."""
+        try:
+            yield
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -224,6 +246,8 @@ _DELETE = "DELETE FROM held WHERE name = :name"
 _BURY = (
     _DELETE,
     "INSERT INTO done (name, key) VALUES (:name, :key) ON CONFLICT (name) DO NOTHING",
+)
+_FORGET = (
     f"DELETE FROM done WHERE number <= (SELECT max(number) FROM done) - {TOMBSTONES_MAX}",  # noqa: S608 - a number
 )
 _DONE = "SELECT key FROM done WHERE name NOT IN (SELECT name FROM held) ORDER BY number"
@@ -249,6 +273,8 @@ def _check(connection: sqlite3.Connection) -> None:
 
 
 _SCHEMA = (
+    # One process has the spool, so what several would share need not be kept up.
+    "PRAGMA locking_mode = EXCLUSIVE",
     "PRAGMA journal_mode = WAL",
     # The device may be small, and what is saved is hardly ever read.
     "PRAGMA cache_size = -512",
@@ -262,6 +288,11 @@ def _sealed(held: Held) -> dict[str, object]:
     """The row of a record: its name, its SHA-256 and itself."""
     body = packed(held)
     return {"name": show_file(held.key), "seal": hashlib.sha256(body).digest(), "body": body}
+
+
+def _burial(keys: Sequence[AttemptKey]) -> list[_Work]:
+    """What remembers these attempts, and forgets as many of the oldest."""
+    return [(_BURY, list(map(_tombstone, keys))), (_FORGET, [{}])] if keys else []
 
 
 def _tombstone(key: AttemptKey) -> dict[str, object]:

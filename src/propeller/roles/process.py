@@ -59,14 +59,13 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False) -
 
     `small` takes the standard loop, which costs less memory and serves a proplet as well.
     """
+    # The thread that commits asks for the interpreter after every row. A busy loop lets it wait this long
+    # each time, by default 5 ms, and all that wait for the commit with it.
+    sys.setswitchinterval(_SWITCH_S)
     if small:
         asyncio.run(_until_told(work))
         return
     import uvloop  # noqa: PLC0415 - a small process does without it
-
-    # The thread that commits asks for the interpreter after every row. A busy loop lets it wait this long
-    # each time, by default 5 ms, and all that wait for the commit with it.
-    sys.setswitchinterval(_SWITCH_S)
 
     uvloop.run(_until_told(work))
 
