@@ -387,6 +387,7 @@ async def test_a_service_is_remembered_with_its_definition_and_its_replicas_numb
     revision = Revision(number=1, task=template(whole), digest="sha256:1")
     service = Service(task_id="web", wanted=2, target=revision, stable=revision, revisions=1)
     await store.commit([SaveTask(task=whole, new=True), SaveService(service=service)])
+    await store.commit([SaveRun(run=run(1, task_id="web"), cause="x")])
     replica = replace(revision.task, id="web.1", part_of="web", revision=1)
     await store.commit([SaveTask(task=replica), SaveRun(run=run(4, task_id="web.1"), cause="x")])
     changed = replace(service, wanted=3, previous=revision, outcome="proven")
@@ -400,3 +401,5 @@ async def test_a_service_is_remembered_with_its_definition_and_its_replicas_numb
     assert await store.service("web") is None
     with pytest.raises(NotFound):
         await store.task("web.1")
+    await store.commit([SaveTask(task=whole, new=True)])
+    assert (await store.task("web")).latest_run == 4, "its replicas go on above the deleted ones"

@@ -240,6 +240,24 @@ def test_a_stop_stops_all_and_the_next_start_begins_with_what_is_defined():
     assert (fleet.images, fleet.disk.runs["web"].number) == ([BETTER] * 3, 2)
 
 
+def test_a_service_of_a_deleted_ones_name_counts_on():
+    """Run numbers of an id are never given twice: a proplet remembers them."""
+    fleet = Fleet(1)
+    fleet.disk.tasks["web"] = service(1)
+    fleet.handle(e.ServiceRequested(task=service(1), number=7, cause="user"))
+    assert fleet.disk.runs["web.replica-1"].number == 7
+
+
+def test_a_drained_proplets_replica_goes_elsewhere():
+    """It is no failure, and there is never one more."""
+    fleet = running(3, proplets=4)
+    fleet.most, gone = 0, places(fleet)[0]
+    fleet.handle(e.Cordoned(proplet_id=gone, cordoned=True, draining=True, cause="user"))
+    fleet.pass_s(2)
+    assert is_calm(fleet)
+    assert (gone in places(fleet), fleet.most) == (False, 3)
+
+
 def test_replicas_that_end_by_themselves_are_replaced_with_growing_pauses():
     """A service whose restarts are used up is begun again, more and more slowly."""
     fleet = Fleet(2)

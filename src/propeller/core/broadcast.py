@@ -72,30 +72,31 @@ def member_id(task_id: str, proplet_id: str) -> str:
 def begin(ledger: Ledger, event: e.BroadcastRequested, now: Now) -> None:
     """Start the broadcast's run and one of every member, all with the same number."""
     task = event.task
-    for live in filter(None, (ledger.live(one.id) for one in (task, *event.members))):
-        raise Conflict(
-            f"task {live.task_id} is already started (run {live.number}, {live.state}); stop it first",
-            code="already_started",
-        )
+    for one in (task, *event.members):
+        ledger.check_not_live(one.id)
     if not event.members:
         raise Conflict(f"no proplet is there for broadcast {task.id}", code="no_proplet")
-    run = Run(
-        task_id=task.id,
-        number=event.number,
-        state=RunState.RUNNING,
-        created_at_s=now.wall_s,
-        started_at_s=now.wall_s,
-        give_up_mono_s=FOREVER,
-        deadline_mono_s=FOREVER,
-        cause=event.cause,
-        answers=event.answers,
-    )
+    run = replace(whole_run(task.id, event.number, now, event.cause), answers=event.answers)
     whole = Whole(task=task, run=run, left=dict.fromkeys(one.id for one in event.members))
     ledger.wholes[task.id] = whole
     _save(ledger, whole, event.cause)
     for one in event.members:
         order = e.StartRequested(task=one, number=event.number, answers=event.answers, cause=event.cause)
         requests.start(ledger, order, now)
+
+
+def whole_run(task_id: str, number: int, now: Now, cause: str) -> Run:
+    """The run of what consists of other tasks: without an attempt, and without a deadline of its own."""
+    return Run(
+        task_id=task_id,
+        number=number,
+        state=RunState.RUNNING,
+        created_at_s=now.wall_s,
+        started_at_s=now.wall_s,
+        give_up_mono_s=FOREVER,
+        deadline_mono_s=FOREVER,
+        cause=cause,
+    )
 
 
 def stop(ledger: Ledger, event: e.StopRequested, now: Now) -> None:

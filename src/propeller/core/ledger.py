@@ -16,7 +16,7 @@ from propeller.core.roster import Roster
 from propeller.core.run import Attempt, AttemptState, Run, RunState
 from propeller.core.service import Service
 from propeller.core.task import Task
-from propeller.errors import Bug
+from propeller.errors import Bug, Conflict
 
 FOREVER = float("inf")
 
@@ -188,6 +188,15 @@ class Ledger:
         """The task's run that has not ended, if there is one: its own, a broadcast's or a service's."""
         whole = self.wholes.get(task_id) or self.standing.get(task_id)
         return whole.run if whole else self.runs.get(task_id)
+
+    def check_not_live(self, task_id: str) -> None:
+        """Raise `Conflict` while a run of the task is live."""
+        live = self.live(task_id)
+        if live is not None:
+            raise Conflict(
+                f"task {task_id} is already started (run {live.number}, {live.state}); stop it first",
+                code="already_started",
+            )
 
     def home(self, run: Run) -> str:
         """The one proplet that may have the run: named, or where federated work began; empty if any may."""

@@ -13,12 +13,7 @@ from propeller.errors import Conflict, NotFound
 def start(ledger: Ledger, event: e.StartRequested, now: Now) -> None:
     """Begin a run of the task; it waits until a proplet takes it."""
     task = event.task
-    live = ledger.live(task.id)
-    if live is not None:
-        raise Conflict(
-            f"task {task.id} is already started (run {live.number}, {live.state}); stop it first",
-            code="already_started",
-        )
+    ledger.check_not_live(task.id)
     if task.proplet_id and task.proplet_id not in ledger.proplets:
         raise NotFound(f"proplet {task.proplet_id} is not registered", code="unknown_proplet")
     give_up = now.mono_s + task.wait_s
@@ -38,8 +33,7 @@ def start(ledger: Ledger, event: e.StartRequested, now: Now) -> None:
 
 def skip(ledger: Ledger, event: e.SkipRequested, now: Now) -> None:
     """Record a run that its flow passes over; it never waits."""
-    if ledger.live(event.task.id):
-        raise Conflict(f"task {event.task.id} is already started", code="already_started")
+    ledger.check_not_live(event.task.id)
     run = Run(
         task_id=event.task.id,
         number=event.number,

@@ -28,22 +28,9 @@ from propeller.errors import Bug, Conflict
 
 def begin(ledger: Ledger, event: e.ServiceRequested, now: Now) -> None:
     """Start the service's run; its replicas follow when it is looked at."""
-    task, live = event.task, ledger.live(event.task.id)
-    if live is not None:
-        raise Conflict(
-            f"task {task.id} is already started (run {live.number}, {live.state}); stop it first",
-            code="already_started",
-        )
-    run = Run(
-        task_id=task.id,
-        number=event.number,
-        state=RunState.RUNNING,
-        created_at_s=now.wall_s,
-        started_at_s=now.wall_s,
-        give_up_mono_s=FOREVER,
-        deadline_mono_s=FOREVER,
-        cause=event.cause,
-    )
+    task = event.task
+    ledger.check_not_live(task.id)
+    run = broadcast.whole_run(task.id, event.number, now, event.cause)
     standing = Standing(task=task, run=run, service=_begun(event), numbers=dict(event.numbers))
     ledger.standing[task.id] = standing
     _watch_anew(standing, now)
@@ -205,7 +192,9 @@ def pinned(ledger: Ledger, event: e.ImagePinned, now: Now) -> None:
         return
     service, revision = standing.service, replace(standing.service.target, digest=event.digest)
     stable = revision if service.stable.number == revision.number else service.stable
-    standing.says = ""
+    if standing.says:
+        standing.says = ""
+        tell(ledger, standing, "", event.cause)
     keep(ledger, standing, replace(service, target=revision, stable=stable))
     ledger.restless[event.task_id] = None
 

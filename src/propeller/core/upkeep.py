@@ -64,7 +64,7 @@ def _look(ledger: Ledger, standing: Standing, now: Now, cause: str) -> None:
     if standing.run.state is RunState.STOPPING:
         _wind_up(ledger, standing, now, cause)
         return
-    if standing.broken and standing.service.phase is Phase.STEADY and unpinned(ledger, standing):
+    if standing.broken and _never_was(ledger, standing):
         _fail(ledger, standing, now, cause)
         return
     seen = _seen(ledger, standing, now)
@@ -88,6 +88,12 @@ def _wind_up(ledger: Ledger, standing: Standing, now: Now, cause: str) -> None:
     standing.due_mono_s = FOREVER
     if not standing.replicas:
         _end(ledger, standing, RunState.INTERRUPTED, reason, "stopped", now, cause)
+
+
+def _never_was(ledger: Ledger, standing: Standing) -> bool:
+    """Whether nothing of it ever ran, for want of an image."""
+    steady = standing.service.phase is Phase.STEADY
+    return steady and not standing.replicas and unpinned(ledger, standing)
 
 
 def _fail(ledger: Ledger, standing: Standing, now: Now, cause: str) -> None:
@@ -193,7 +199,8 @@ def _start(ledger: Ledger, standing: Standing, number: int, now: Now, cause: str
     while (name := member_id(service.task_id, f"{REPLICA}{at}")) in standing.replicas:
         at += 1
     task = replace(revision.task, id=name, part_of=service.task_id, revision=number)
-    standing.numbers[name] = standing.numbers.get(name, 0) + 1
+    # Never below the service's own number, which a deleted service of this name leaves behind (`retired`).
+    standing.numbers[name] = max(standing.numbers.get(name, 0) + 1, standing.run.number)
     standing.replicas[name] = None
     ledger.out.append(e.SaveTask(task=task))
     order = e.StartRequested(

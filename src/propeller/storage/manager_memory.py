@@ -66,7 +66,9 @@ class MemoryManagerStore:
             case SaveTask(task=task, new=new):
                 self._save_task(task, new=new)
             case DropTask(task_id=task_id):
-                for name in [one.id for one in self._parts_of(task_id)] + [task_id]:
+                names = [one.id for one in self._parts_of(task_id)] + [task_id]
+                self._latest[task_id] = max(self._latest.get(name, 0) for name in names)
+                for name in names:
                     self.tasks_by_id.pop(name, None)
                     self._drop_runs(name)
                 self.services_by_id.pop(task_id, None)

@@ -26,9 +26,14 @@ UPDATE runs SET task = (SELECT body FROM tasks WHERE id = :id) WHERE task_id = :
 UPDATE tasks SET metadata = :metadata, flow_id = :flow_id, next_run = :next_run, body = :body WHERE id = :id;
 
 -- name: retire_task
--- Remembers how far an id has counted, and those of its members, before the task is deleted.
+-- Remembers how far an id has counted, and those of its hidden parts, before the task is deleted. The next task
+-- of that id goes on above all of them, as its parts may count from its own number.
 INSERT INTO retired (id, latest_run)
-SELECT id, latest_run FROM tasks WHERE (id = :id OR part_of = :id) AND latest_run > 0
+SELECT id, CASE
+    WHEN id = :id THEN (SELECT max(latest_run) FROM tasks WHERE id = :id OR part_of = :id)
+    ELSE latest_run
+END
+FROM tasks WHERE (id = :id OR part_of = :id) AND latest_run > 0
 ON CONFLICT (id) DO UPDATE SET latest_run = excluded.latest_run;
 
 -- name: delete_task
