@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from propeller.core import events as e
+from propeller.core.reconcile import Circumstances, Seen, decide
 from propeller.core.replicas import Rollout, Scale
 from propeller.core.scaling import advised, steadied
+from propeller.core.service import Phase, Revision, Service
 from propeller.errors import CallerError
 from service_fleet import BAD, BETTER, GOOD, Fleet, is_calm, service
 
@@ -69,6 +71,45 @@ def test_after_any_story_there_are_as_many_as_wanted_and_they_work(script, surge
     assert fleet.images == [fleet.task.image_url] * fleet.task.replicas
     assert fleet.serving == fleet.images
     assert fleet.task.image_url != BAD
+
+
+_seen = st.builds(
+    lambda revision, at, healthy, stopping: (revision, f"p{at}", healthy and not stopping, stopping),
+    st.integers(1, 3), st.integers(1, 4), st.booleans(), st.booleans(),
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(_seen, max_size=9), st.sampled_from(Phase), st.integers(0, 5), st.integers(0, 3),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_no_plan_goes_beyond_its_bounds_or_takes_what_works(seen, phase, wanted, surge, pinned, may_start):
+    """Whatever is seen: starts fit the bound, what stays fits it, and no rollout costs a healthy replica.
+
+    But for the one that makes room where there is no surge.
+    """
+    there = [
+        Seen(id=f"r{at}", revision=revision, proplet_id=where, healthy=healthy, stopping=stopping)
+        for at, (revision, where, healthy, stopping) in enumerate(seen)
+    ]
+    old, new = (Revision(number=number, task=service()) for number in (1, 2))
+    target = old if phase is Phase.STEADY else new
+    kept = Service(task_id="web", wanted=wanted, phase=phase, target=target, stable=old, revisions=3)
+    plan = decide(kept, Rollout(surge=surge), there, Circumstances(pinned=pinned, may_start=may_start))
+    if plan.turn is not None:
+        assert (plan.stop, plan.start) == ((), ())
+        return
+    staying = [one for one in there if not one.stopping and one.id not in plan.stop]
+    assert len(set(plan.stop)) == len(plan.stop)
+    assert set(plan.stop) <= {one.id for one in there if not one.stopping}
+    assert not plan.start or len(there) + len(plan.start) <= wanted + surge
+    assert len(staying) <= wanted + surge
+    assert set(plan.start) <= {1, 2}
+    if phase is not Phase.STEADY:
+        before = sum(one.healthy for one in there)
+        least = wanted if surge else max(0, wanted - 1)
+        assert sum(one.healthy for one in staying) >= min(before, least)
 
 
 @given(st.integers(1, 50), st.floats(0, 1000), st.integers(0, 50), st.floats(0.1, 100), st.integers(0, 20))

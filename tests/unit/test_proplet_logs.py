@@ -212,8 +212,14 @@ def test_a_guest_is_measured_at_once_and_then_in_turn():
         await asyncio.sleep(10 * DAEMON_S)
         assert len(sent) == 2
 
+    async def replica(monitor, sent, _gauges):
+        monitor.watch(KEY, 1, daemon=True, every_s=15.0)
+        await asyncio.sleep(46)
+        assert len(sent) == 4
+
     measured(scenario, interval_s=0.0)
     measured(daemon, interval_s=0.0)
+    measured(replica, interval_s=0.0)
 
 
 def test_the_kernels_instruments_are_read():

@@ -60,5 +60,6 @@ async def test_a_database_of_the_first_release_is_brought_forward(tmp_path):
         assert proplet == Proplet(id="p", name="calm-lynx", registered_at_s=1.0, slots=2)
         assert await store.events("t", offset=0, limit=9) == (0, [])
         assert await store.open_flows() == []
+        assert await store.services() == []
     finally:
         await database.close()

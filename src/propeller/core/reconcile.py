@@ -131,7 +131,7 @@ class _Fleet:
         kept_old = max(0, wanted - healthy - goes_on)
         stop = _least_useful(old)[: max(0, len(old) - kept_old)]
         stop += _least_useful(new)[: max(0, len(new) - wanted)]
-        stop += self._beyond_bound(stop, [*_least_useful(old), *_least_useful(new)])
+        stop += self._beyond_bound(stop, [*old, *new])
         start_new = max(0, min(wanted - len(new), self._step - unready, self._room))
         left = len(self._live) - len(stop) + start_new
         missing = max(0, min(wanted - goes_on - left, self._room - start_new)) if self._now.may_start else 0
@@ -148,7 +148,7 @@ class _Fleet:
         goes_on = self._spare if len(mine) < wanted else 0
         stop += _least_useful(serving)[: max(0, len(serving) - max(0, wanted - healthy - goes_on))]
         stop += _least_useful(mine)[: max(0, len(mine) - wanted)]
-        stop += self._beyond_bound(stop, [*_least_useful(serving), *_least_useful(mine)])
+        stop += self._beyond_bound(stop, [*serving, *mine])
         missing = max(0, min(wanted - len(mine), self._room)) if self._now.may_start else 0
         return Plan(stop=tuple(one.id for one in stop), start=(self._service.stable.number,) * missing)
 
@@ -160,7 +160,7 @@ class _Fleet:
 
     def _beyond_bound(self, stopped: Sequence[Seen], others: Sequence[Seen]) -> list[Seen]:
         """Which to stop besides, so that no more than the bound are left."""
-        left = [one for one in others if one not in stopped]
+        left = _least_useful([one for one in others if one not in stopped])
         return left[: max(0, len(left) - self._most)]
 
 
