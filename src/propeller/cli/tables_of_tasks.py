@@ -124,7 +124,7 @@ def _service_facts(task: TaskView) -> dict[str, Any]:
     told = {
         "ready": f"{service.ready} of {service.wanted}",
         "revision": f"{service.revision}, on {service.updated} of {service.ready}",
-        "rollout": " ".join(filter(None, (service.phase, service.outcome and f"({service.outcome})"))),
+        "phase": " ".join(filter(None, (service.phase, service.outcome and f"({service.outcome})"))),
     }
     return {**told, **({"why": service.why} if service.why else {})}
 
