@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from propeller.emulation import boards, network
-from propeller.errors import BadInput
+from propeller.emulation import boards, firmware, network
+from propeller.errors import BadInput, EnvironmentError_
 from propeller.roles.emulate_wishes import (
     Wishes,
     checked,
@@ -75,6 +75,30 @@ def test_memory_that_a_board_cannot_have_is_refused():
     assert boards.memory_mb(boards.ZEPHYR_X86, 15) == 15
     with pytest.raises(BadInput, match="built for 15 MB"):
         boards.memory_mb(boards.ZEPHYR_X86, 14)
+
+
+def test_a_build_is_taken_for_its_board_and_no_other(tmp_path):
+    """A directory holds a build, or one for each board below it; another board's image is never booted."""
+    made = tmp_path / "qemu_x86" / "zephyr"
+    made.mkdir(parents=True)
+    (made / ".config").write_text('CONFIG_ARCH="x86"\nCONFIG_BOARD="qemu_x86"\n')
+    for name in ("zephyr.strip", "zephyr.elf"):
+        (made / name).touch()
+    for directory in (tmp_path, made.parent):
+        assert firmware.built(boards.ZEPHYR_X86, directory).kernel == made / "zephyr.strip"
+    with pytest.raises(EnvironmentError_, match="holds no firmware for mps2_an385"):
+        firmware.built(boards.ZEPHYR_ARM, tmp_path)
+    with pytest.raises(EnvironmentError_, match="another board than mps2_an385"):
+        firmware.built(boards.ZEPHYR_ARM, made.parent)
+
+
+def test_firmware_says_which_trees_it_misses(tmp_path):
+    """ARM's wants one tree more than x86's."""
+    trees = {"ZEPHYR_BASE": "/zephyr", "WAMR_ROOT": "/wamr"}
+    with pytest.raises(EnvironmentError_, match="CMSIS_ROOT not set"):
+        firmware.build(boards.ZEPHYR_ARM, tmp_path, trees)
+    with pytest.raises(EnvironmentError_, match="ZEPHYR_BASE and WAMR_ROOT not set"):
+        firmware.build(boards.ZEPHYR_X86, tmp_path, {})
 
 
 def test_commands_name_the_console_the_card_and_the_network():

@@ -17,6 +17,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -33,8 +34,8 @@ _STDLIB_LEFT_OUT: Final = {
     "__pycache__", "config", "distutils", "ensurepip", "idlelib", "lib2to3", "lib-dynload", "pydoc_data",
     "site-packages", "test", "tests", "tkinter", "turtledemo", "unittest", "venv", "wsgiref",
 }  # fmt: skip
-_LOADED_ONLY: Final = {"pygments"}
-"""Large packages of which only what was imported is taken along."""
+_LEFT_OUT: Final = {"rich", "pygments"}
+"""Packages that are imported where they are there, and missed by nobody on a device: a colourful log."""
 _SITE: Final = "site"
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 _MAGIC = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8)
@@ -104,15 +105,10 @@ def _files() -> list[Path]:
     """Every file of this machine that the device has too, shared libraries not yet among them."""
     loaded = _loaded()
     stdlib, site = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
-    top = {path.relative_to(site).parts[0] for path in loaded if path.is_relative_to(site)}
+    top = {path.relative_to(site).parts[0] for path in loaded if path.is_relative_to(site)} - _LEFT_OUT
     taken = [Path(os.path.realpath(sys.executable)), *_below(stdlib, _STDLIB_LEFT_OUT)]
-    for name in top - _LOADED_ONLY:
+    for name in top:
         taken += _below(site / name, {"__pycache__", "tests"}) if (site / name).is_dir() else [site / name]
-    taken += [
-        path
-        for path in loaded
-        if path.is_relative_to(site) and path.relative_to(site).parts[0] in _LOADED_ONLY
-    ]
     taken += [path for path in loaded if path.parent.name == "lib-dynload"]
     # What a package says of itself is read at run time: its version is shown by the manager.
     taken += [path for path in site.glob("*.dist-info/METADATA") if path.parent.name.split("-")[0] in top]
@@ -155,17 +151,17 @@ def _contents(files: list[Path], modules: dict[str, Path]) -> Iterator[tuple[str
     """Name, mode and content of all that the initial file system has."""
     init = (
         f"#!{os.path.realpath(sys.executable)} -S\nimport os, sys\nos.environ['PYTHONPATH'] = '/{_SITE}'\n"
-        "os.environ['PATH'] = '/usr/bin:/bin'\nexec(open('/guest_init.py').read())\n"
+        f"sys.path.insert(0, '/{_SITE}')\nos.environ['PATH'] = '/usr/bin:/bin'\n"
+        "from propeller.emulation.guest_init import start\nstart()\n"
     )
     yield "init", 0o755, init.encode()
-    yield "guest_init.py", 0o644, Path(guest_init.__file__).read_bytes()
     for name, module in modules.items():
         yield f"modules/{name}.ko", 0o644, _unpacked(module)
     for one in [*files, *sorted(_libraries(files))]:
         if one.suffix == ".py":
             yield _there(one.with_suffix(".pyc")), 0o644, _compiled(one)
         else:
-            yield _there(one), stat.S_IMODE(one.stat().st_mode), one.read_bytes()
+            yield _there(one), stat.S_IMODE(one.stat().st_mode), _without_symbols(one)
 
 
 def _there(path: Path) -> str:
@@ -182,6 +178,20 @@ def _unpacked(module: Path) -> bytes:
 
         return lzma.decompress(module.read_bytes())
     return module.read_bytes()
+
+
+def _without_symbols(path: Path) -> bytes:
+    """The file, a shared library without what only debuggers read, where there is `strip` for it.
+
+    That is a third of all that the emulated processor would unpack.
+    """
+    content = path.read_bytes()
+    if content[:4] != b"\x7fELF" or shutil.which("strip") is None:
+        return content
+    with tempfile.NamedTemporaryFile() as bare:
+        told = ["strip", "--strip-debug", "-o", bare.name, str(path)]
+        done = subprocess.run(told, capture_output=True, check=False)  # noqa: S603 - ours
+        return Path(bare.name).read_bytes() if done.returncode == 0 else content
 
 
 def _compiled(source: Path) -> bytes:

@@ -1,6 +1,6 @@
 """The first process of an emulated gateway: mounts, network, the console, and the ordinary proplet.
 
-This file runs alone inside the device, as `/init`, with the standard library; `gateway` puts it there. What
+It runs inside the device, as `/init`, with the standard library alone; `gateway` puts it there. What
 it is told on the console is what the firmware is told: `set NAME VALUE`, `run`, `status`. The system's
 services appear on the device's own loopback, where every proplet of one machine finds them. It must not know
 any of our modules but the entry point that it starts.
@@ -9,12 +9,14 @@ any of our modules but the entry point that it starts.
 import asyncio
 import ctypes
 import fcntl
+import gc
 import json
 import os
 import socket
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -37,13 +39,6 @@ SERVICES = ("manager", "coordinator", "aggregator", "model_registry", "data_stor
 KNOWN = {*SERVICES, "id", "key", "domain", "channel", "broker", "ip", "netmask", "gateway", "description"}
 PIECE = 65536
 CONFIG = Path("/run/config.toml")
-START = (
-    "import pathlib, sys\n"
-    "from propeller.roles.device import run_device\n"
-    "from propeller.roles.settings import Told\n"
-    "flags = {'data_dir': '/run/proplet', 'metrics': False, 'description': sys.argv[1]}\n"
-    "run_device(Told(flags=flags, env={}, settings=None, config=pathlib.Path('/run/config.toml')))\n"
-)
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -106,12 +101,57 @@ def counters() -> dict[str, int]:
     return found | {"tcp_resent": int(values[names.index("RetransSegs")])}
 
 
+class Proplet:
+    """The proplet's process: there from the start, it imports while the console is talked to."""
+
+    def __init__(self) -> None:
+        reading, self._told = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._told)
+            self._live(reading)
+        os.close(reading)
+
+    def begin(self, description: str) -> None:
+        """Have it run by what is in `CONFIG`."""
+        os.write(self._told, description.encode() + b"\n")
+        ended = os.pidfd_open(self._pid)
+        asyncio.get_running_loop().add_reader(ended, self._say_end, ended)
+
+    def _say_end(self, ended: int) -> None:
+        asyncio.get_running_loop().remove_reader(ended)
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        say(f"Kernel panic: the proplet ended with status {status}")
+
+    @staticmethod
+    def _live(reading: int) -> None:
+        """The life of the process that was forked."""
+        try:
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            # What is imported stays: looking for garbage meanwhile finds none.
+            gc.disable()
+            from propeller.roles.device import run_device  # noqa: PLC0415 - in this process alone
+            from propeller.roles.settings import Told  # noqa: PLC0415
+
+            gc.freeze()
+            gc.enable()
+            with os.fdopen(reading) as told:
+                description = told.readline().strip()
+            flags = {"data_dir": "/run/proplet", "metrics": False, "description": description}
+            run_device(Told(flags=flags, env={}, settings=None, config=CONFIG))
+        except BaseException:  # noqa: BLE001 - the end of a process
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+
 class Gateway:
     """What this device was told, and the proplet that it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, proplet: Proplet) -> None:
         self.told: dict[str, str] = {}
         self.running = False
+        self._proplet = proplet
         self._keep: list[object] = []
 
     async def obey(self, line: str) -> None:
@@ -144,7 +184,7 @@ class Gateway:
         await self._open_doors()
         self._write_config()
         self.running = True
-        self._keep.append(asyncio.create_task(self._proplet()))
+        self._proplet.begin(self.told.get("description", ""))
         say(f"running as {self.told['id']} at {address}")
 
     async def _open_doors(self) -> None:
@@ -163,12 +203,6 @@ class Gateway:
         lines = ["[proplet1]", *(f"{name} = {json.dumps(self.told[key])}" for name, key in me.items())]
         lines += ["[services]", *(f"{name} = {json.dumps(value)}" for name, value in services.items())]
         CONFIG.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    async def _proplet(self) -> None:
-        proplet = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", START, self.told.get("description", ""), stdin=asyncio.subprocess.DEVNULL
-        )
-        say(f"Kernel panic: the proplet ended with status {await proplet.wait()}")
 
 
 Door = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -201,9 +235,9 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def main() -> None:
+async def main(proplet: Proplet) -> None:
     """Listen to the console for ever."""
-    gateway, loop = Gateway(), asyncio.get_running_loop()
+    gateway, loop = Gateway(proplet), asyncio.get_running_loop()
     lines: asyncio.Queue[str] = asyncio.Queue()
 
     def hear() -> None:
@@ -219,8 +253,10 @@ async def main() -> None:
             say(f"{line.partition(' ')[0].strip()}: {error}")
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """The life of the device, as its first process."""
     mount_all()
     load_modules()
     set_address(b"lo", "127.0.0.1", "255.0.0.0")
-    asyncio.run(main())
+    # Before there is a loop, which no other process must share.
+    asyncio.run(main(Proplet()))
