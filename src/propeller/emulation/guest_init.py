@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 
 MODULES = (
@@ -130,15 +131,14 @@ class Proplet:
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
             # What is imported stays: looking for garbage meanwhile finds none.
             gc.disable()
-            from propeller.roles.device import run_device  # noqa: PLC0415 - in this process alone
-            from propeller.roles.settings import Told  # noqa: PLC0415
-
+            # By name: it is the device that has them, not the room of this file.
+            device, settings = (import_module(f"propeller.roles.{name}") for name in ("device", "settings"))
             gc.freeze()
             gc.enable()
             with os.fdopen(reading) as told:
                 description = told.readline().strip()
             flags = {"data_dir": "/run/proplet", "metrics": False, "description": description}
-            run_device(Told(flags=flags, env={}, settings=None, config=CONFIG))
+            device.run_device(settings.Told(flags=flags, env={}, settings=None, config=CONFIG))
         except BaseException:  # noqa: BLE001 - the end of a process
             traceback.print_exc()
             os._exit(1)
