@@ -9,7 +9,7 @@ from propeller.federation.offload import inline
 from propeller.http.memory import MemoryHttp
 from propeller.ports import Instant
 from propeller.storage.dataset_store import MemoryDatasetStore
-from propeller.storage.model_store import MemoryModelStore
+from propeller.storage.model_memory import MemoryModelStore
 
 
 class StoppedClock:

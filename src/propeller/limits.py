@@ -98,6 +98,9 @@ IMAGE_CACHE_BYTES = 1024 * 1024 * 1024
 """What a machine's workers keep of images together; the longest unused go first."""
 IMAGE_CHUNK_BYTES = 512_000
 """A module's piece in one MQTT message, as the original's proxy cuts them; base64 makes it a third more."""
+IMAGE_QUIET_S = 10.0
+IMAGE_WISHES_MAX = 3
+"""Without a piece for so long a module is wished for again, so many times, and then cannot be had."""
 IMAGE_PIN_S = 5.0
 """How long a registry may take to say what a tag means, and how often it is asked again."""
 RUN_DISPATCH_S = 60.0
@@ -311,6 +314,8 @@ OCI_UPLOADS_MAX = 256
 """Upload sessions open at once in the embedded registry; each holds a temporary file."""
 OCI_UPLOAD_IDLE_S = 3600.0
 """An upload session that received nothing for this long is dropped with its bytes."""
+OCI_BLOB_GRACE_S = 3600.0
+"""A blob that no manifest is made of is kept so long after it was pushed or asked for: its push goes on."""
 OCI_CHUNK_BYTES = 1024 * 1024
 """How much of a blob the embedded registry reads or buffers at once."""
 OCI_PAGE_DEFAULT = 1000
@@ -323,12 +328,18 @@ OCI_BLOB_TIMEOUT_S = 300.0
 """One blob or module, whole: 100 MiB over a link of 3 Mbit/s."""
 OCI_TOKENS_MAX = 1000
 """Bearer tokens the image client remembers; beyond it all are forgotten and asked for anew."""
+MODEL_HOLD_S = 60.0
+"""From holding its base model to being stored an experiment may take this long; it takes milliseconds."""
+PUBLISH_RETRY_S_MAX = 60.0
+"""Longest pause before a model version that could not be pushed is tried again."""
 OCI_TAG_PAGES_MAX = 100
 """Pages of a tag list that the client reads."""
 
 # Storage
 BLOB_INLINE_BYTES_MAX = 64 * 1024
 """Content up to this lives in its database row; larger content is a file of the blob store."""
+BLOB_IDLE_S = 3600.0
+"""Content that nothing refers to is kept so long after it was stored: a record may be about to name it."""
 STORAGE_RETRY_S = 1.0
 """Pause before a role whose disk failed reads again what it holds; meanwhile it decides nothing."""
 EVENT_LOOP_LAG_S_MAX = 0.050

@@ -204,6 +204,17 @@ class BlobFiles(Blobs, Protocol):
         """The file that holds it, if files do: for other roles on the same disk."""
         ...
 
+    async def digests(self) -> list[str]:
+        """Everything stored, in order; for sweeping what nothing refers to."""
+        ...
+
+    async def forget(self, digest: str, *, idle_s: float = limits.BLOB_IDLE_S) -> bool:
+        """Delete what nothing refers to, unless it was stored, perhaps again, within `idle_s`.
+
+        Whoever stores content writes down later that it is there: until then only its age protects it.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageModule:
@@ -240,6 +251,47 @@ class ImageTags(Protocol):
 
 class ImageSupply(Images, ImageTags, Protocol):
     """Both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelArtifact:
+    """A model in an OCI registry. `model` and `state` are digests of what writers committed, once pulled."""
+
+    reference: str
+    """As it was asked for, with `oci://` and the digest."""
+    digest: str
+    repository: str
+    about: bytes
+    """JSON: what its pusher says of it; empty for an artefact of somebody else's."""
+    model: str = ""
+    state: str | None = None
+
+
+class ModelArtifacts(Protocol):
+    """Model versions in OCI registries. All raise `BadInput`, `Denied`, `PeerUnavailable`, `PeerRefused`."""
+
+    async def describe(self, reference: str) -> ModelArtifact:
+        """What the reference means now, without its files; raises `NotFound`."""
+        ...
+
+    async def push(
+        self,
+        reference: str,
+        model: memoryview,
+        *,
+        state: memoryview,
+        about: bytes,
+        annotations: Mapping[str, str],
+    ) -> str:
+        """Store safetensors files and what is said of them (JSON); return the pinned reference.
+
+        Doing it again gives the same digest. No `state` is no bytes.
+        """
+        ...
+
+    async def pull(self, reference: str, open_writer: Callable[[], BlobWriter]) -> ModelArtifact:
+        """Fetch an artefact's files, verified, each into its own writer; raises `NotFound`, `TooLarge`."""
+        ...
 
 
 # --- guests ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from propeller import limits
 from propeller.core.events import DropProplet, SaveProplet, SaveRun, SaveService, SaveTask
 from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
+from propeller.core.retention import Keep
 from propeller.core.run import Attempt, Run, RunState
 from propeller.core.service import Revision, Service, template
 from propeller.core.task import Task
@@ -403,3 +404,59 @@ async def test_a_service_is_remembered_with_its_definition_and_its_replicas_numb
         await store.task("web.1")
     await store.commit([SaveTask(task=whole, new=True)])
     assert (await store.task("web")).latest_run == 4, "its replicas go on above the deleted ones"
+
+
+async def test_old_runs_events_and_measurements_expire_and_what_lives_stays(store, clock):
+    """Beyond the newest and older than the age; never a task's latest run, nor one that has not ended."""
+    keep = Keep(last=2, max_age_s=100.0)
+
+    def run(task_id, number, state=RunState.COMPLETED):
+        return SaveRun(run=Run(task_id=task_id, number=number, created_at_s=0.0, give_up_mono_s=1.0,
+                               deadline_mono_s=1.0, state=state), results=b"1", cause="test")  # fmt: skip
+
+    tasks = [Task(id=name, name=name, created_at_s=1.0, updated_at_s=1.0) for name in ("old", "lives")]
+    await store.commit([SaveTask(task=task, new=True) for task in tasks])
+    await store.commit([run("old", number) for number in (1, 2, 3, 4)])
+    await store.commit([run("lives", 1, RunState.RUNNING), run("lives", 2), run("lives", 3), run("lives", 4)])
+    await store.commit([SaveMetric(kind="task", subject="old", body=b"%d" % one) for one in range(4)])
+    await store.commit([SaveMetric(kind="task", subject="gone", body=b"0")])
+
+    async def expire(dry):
+        now_s = clock.now().wall_s
+        return [await store.expire(kind, keep, now_s, dry=dry) for kind in ("runs", "events", "metrics")]
+
+    assert await expire(dry=True) == [0, 0, 1], "all young, but of a task that is gone"
+    clock.instant = Instant(mono_s=300.0, wall_s=1_000_300.0)
+    expected = [3, 6, 3]
+    assert await expire(dry=True) == expected
+    assert await expire(dry=False) == expected
+    assert await expire(dry=False) == [0, 0, 0]
+    states = [await store.run_state("old", number) for number in (1, 2, 3, 4)]
+    assert states == [None, None, RunState.COMPLETED, RunState.COMPLETED]
+    assert await store.results_of("old", 4) == b"1"
+    assert [await store.run_state("lives", number) for number in (1, 2)] == [RunState.RUNNING, None]
+    assert [task.id for task, _ in await store.live(clock.now())] == ["lives"]
+    assert (await store.events("old", offset=0, limit=9))[0] == 2
+    assert await store.metrics("task", "old", offset=0, limit=9) == (2, [b"3", b"2"])
+    everything = Keep(last=0, max_age_s=0.0)
+    assert await store.expire("runs", everything, clock.now().wall_s) == 2
+    assert await store.run_state("old", 4) is RunState.COMPLETED, "a task's latest run is never dropped"
+
+
+async def test_modules_that_a_definition_names_are_known(store):
+    """Of tasks, and of a live run that began with another one than its task has now."""
+    task = Task(id="t", name="t", created_at_s=1.0, updated_at_s=1.0, file_sha256="a" * 64)
+    live = Run(task_id="t", number=1, created_at_s=0.0, give_up_mono_s=1.0, deadline_mono_s=1.0,
+               state=RunState.RUNNING)  # fmt: skip
+    await store.commit([SaveTask(task=task, new=True), SaveRun(run=live, cause="test")])
+    await store.commit([SaveTask(task=replace(task, file_sha256="b" * 64))])
+    assert await store.files() == {"a" * 64, "b" * 64}
+    await store.commit([SaveRun(run=replace(live, state=RunState.COMPLETED), cause="test")])
+    assert await store.files() == {"b" * 64}
+    older = Revision(number=1, task=replace(task, file_sha256="c" * 64))
+    newer = Revision(number=2, task=replace(task, file_sha256="b" * 64))
+    service = Service(task_id="t", wanted=1, target=newer, stable=newer, previous=older, revisions=2)
+    await store.commit([SaveService(service=service)])
+    assert await store.files() == {"b" * 64, "c" * 64}, "a revision may be wanted back"
+    await store.commit([DropTask(task_id="t")])
+    assert await store.files() == frozenset()

@@ -214,3 +214,37 @@ async def test_sqlite_survives_closing(tmp_path):
         assert list((await store.live()).experiments) == expected
         await store.commit(Changes(experiments=[record]))
         await database.close()
+
+
+async def test_tensors_of_ended_rounds_go_and_their_records_stay(store):
+    """A round that is under way is left alone; a blob goes only once no update names it."""
+    record = experiment()
+    rounds = [
+        a_round(record, 1, state=RoundState.COMPLETED),
+        a_round(record, 2, state=RoundState.FAILED),
+        a_round(record, 3),
+    ]
+    accepted = Accepted(participant="p1", content="c", samples=3, metrics={})
+    updates = [
+        StoredUpdate(
+            record=UpdateRecord(
+                round_id=one.spec.round_id, accepted=accepted, bytes=9, received_wall_s=1.0, seconds=1.0
+            ),
+            content=content,
+        )
+        for one, content in zip(
+            rounds, (Content(inline=b"x"), Content(blob="b" * 64), Content(blob="b" * 64)), strict=True
+        )
+    ]
+    await store.commit(Changes(experiments=[record], rounds=rounds, updates=updates))
+    ended = await store.with_contents()
+    assert [one.at_s for one in ended] == [1.0, 2.0]
+    orders = [one.order for one in ended]
+    assert await store.drop_contents([*orders, orders[-1] + 1]) == (2, [])
+    assert await store.with_contents() == []
+    assert await store.drop_contents(orders) == (0, [])
+    assert await store.updates(rounds[0].spec.round_id) == [updates[0].record]
+    assert (await store.contents(rounds[2].spec.round_id))[0] == updates[2]
+    await store.commit(Changes(rounds=[replace(rounds[2], state=RoundState.COMPLETED)]))
+    (last,) = await store.with_contents()
+    assert await store.drop_contents([last.order]) == (1, ["b" * 64])

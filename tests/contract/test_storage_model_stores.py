@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from postgres_server import opened
 from propeller import limits
 from propeller.errors import BadInput, Conflict, NotFound, StorageBroken
-from propeller.fl.versions import Proposal
+from propeller.fl.versions import Artifact, Proposal
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.memory_blobs import MemoryBlobs
-from propeller.storage.model_store import ROLE, MemoryModelStore, SqlModelStore
+from propeller.storage.model_memory import MemoryModelStore
+from propeller.storage.model_store import ROLE, SqlModelStore
 from propeller.storage.sqlite import Database
 
 SMALL = b"small content"
@@ -174,6 +176,80 @@ async def test_state_is_kept_with_the_version_it_came_with(store, state):
     assert [await store.state("m", number) for number in (0, 1, 2)] == [state, b"", b""]
 
 
+async def test_a_deleted_version_leaves_its_number_and_lineage(store):
+    """Content and state are gone, its record stays, and nothing is stored under its number or round again."""
+    await store.add(proposal(round_id="r0"), LARGE, state=SMALL, created_at_s=1.0)
+    await store.add(proposal("b", parent=0), SMALL, created_at_s=2.0)
+    assert await store.delete("m", 0, at_s=9.0)
+    assert not await store.delete("m", 0, at_s=10.0)
+    assert not await store.delete("m", 7, at_s=10.0)
+    assert await store.versions("m") == (1,)
+    assert (await store.find("m", 0)).deleted_at_s == 9.0
+    assert [(one.version, one.deleted_at_s) for one in await store.records()] == [(0, 9.0), (1, None)]
+    assert await store.state("m", 0) == b""
+    with pytest.raises(NotFound):
+        await store.content("m", 0)
+    for again in (proposal(version=0), proposal(round_id="r0")):
+        with pytest.raises(Conflict, match="was deleted"):
+            await store.add(again, SMALL, created_at_s=3.0)
+    stored, _ = await store.add(proposal("c", parent=0), SMALL, created_at_s=3.0)
+    assert stored.version == 2
+
+
+async def test_files_go_once_nobody_names_them_and_nobody_is_storing_them(tmp_path):
+    """A file shared by two versions stays for the second; one that is just being stored is no stray."""
+    database = await Database.open(tmp_path / "registry.db", role=ROLE, base="b")
+    blobs = FileBlobs(tmp_path / "blobs")
+    store = SqlModelStore(database, blobs)
+    await store.add(proposal(), LARGE, created_at_s=0)
+    await store.add(proposal(parent=0), LARGE, created_at_s=0)
+    (file,) = await blobs.digests()
+    os.utime(blobs.path(file), (0, 0))
+    await store.delete("m", 0, at_s=1.0)
+    assert await store.content("m", 1) == LARGE
+    assert await store.delete("m", 1, at_s=1.0)
+    assert await blobs.digests() == []
+    async with store.open_writer() as writer:
+        await writer.write(b"about to be a version")
+        fresh = await writer.commit()
+    assert (await store.sweep(), await blobs.digests()) == (0, [fresh])
+    os.utime(blobs.path(fresh), (0, 0))
+    await blobs.put(b"about to be a version")
+    assert await store.sweep() == 0, "stored again is young again"
+    os.utime(blobs.path(fresh), (0, 0))
+    assert (await store.sweep(), await blobs.digests()) == (1, [])
+    await database.close()
+
+
+async def test_artefacts_are_written_down_with_their_versions(store):
+    """Where a version is, which version an artefact is, and what is not where all are to be pushed."""
+    await store.add(proposal(), SMALL, created_at_s=1.0)
+    pushed = Artifact(
+        kind="pushed", reference="oci://h:5/m:v0@sha256:1", digest="sha256:1", target="h:5", at_s=2.0
+    )
+    await store.note("m", 0, pushed)
+    await store.note("m", 0, pushed)
+    async with store.open_writer() as writer:
+        await writer.write(SMALL)
+        file = await writer.commit()
+    pulled = Artifact(kind="pulled", reference="oci://h:5/x:v1@sha256:2", digest="sha256:2", at_s=3.0)
+    stored, _ = await store.adopt(proposal("b"), file, created_at_s=3.0, pulled=pulled)
+    assert await store.artifacts("m", 0) == (pushed,)
+    assert await store.artifacts("m", 1) == (pulled,)
+    assert (await store.of_artifact("m", "sha256:2"), await store.of_artifact("n", "sha256:2")) == (
+        stored,
+        None,
+    )
+    assert (await store.unpublished("h:5"), await store.unpublished("x")) == (
+        [("m", 1)],
+        [("m", 0), ("m", 1)],
+    )
+    await store.delete("m", 1, at_s=4.0)
+    assert (await store.of_artifact("m", "sha256:2"), await store.unpublished("h:5")) == (None, [])
+    with pytest.raises(NotFound):
+        await store.note("m", 9, pushed)
+
+
 async def test_sqlite_registry_of_the_first_schema_takes_states(tmp_path):
     """A file from before states had a place is brought forward, with all its versions."""
     path = tmp_path / "registry.db"
@@ -182,6 +258,8 @@ async def test_sqlite_registry_of_the_first_schema_takes_states(tmp_path):
     await database.close()
     with contextlib.closing(sqlite3.connect(path)) as older:
         older.execute("DROP TABLE model_states")
+        older.execute("DROP TABLE model_artifacts")
+        older.execute("ALTER TABLE model_versions DROP COLUMN deleted_at_s")
         older.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
         older.commit()
     database = await Database.open(path, role=ROLE, base="b")

@@ -5,7 +5,7 @@ import base64
 import json
 
 from propeller.simulation.world.guests import ECHO, ECHO_IMAGE, LOOP, TRAP
-from propeller.simulation.world.world import MANAGER, World, run_world
+from propeller.simulation.world.world import DATA_STORE, MANAGER, World, run_world
 
 ENDED = {3, 4, 5, 6}
 
@@ -30,7 +30,7 @@ def loop(name: str, **fields) -> dict:
     return {"id": name, "name": name, "file": module(LOOP), **fields}
 
 
-__all__ = ["ECHO", "ENDED", "Api", "echo", "in_world", "loop", "module", "trap"]
+__all__ = ["ECHO", "ENDED", "Api", "echo", "in_world", "loop", "module", "trap", "with_data"]
 
 
 class Api:
@@ -81,3 +81,12 @@ def in_world(story, proplets: int = 3, seed: int = 1):
         return await story(api)
 
     return run_world(seed, main, proplets=proplets)
+
+
+async def with_data(api: Api, *names: str) -> None:
+    """Give proplets ten rows each."""
+    for name in names:
+        rows = [{"x": [at / 10, at % 3 / 3, 0.5], "y": at % 2} for at in range(10)]
+        content = json.dumps({"data": rows}).encode()
+        answer = await api.world.calm_http.request("POST", f"{DATA_STORE}/datasets/{name}", body=content)
+        assert answer.status == 201

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from propeller.errors import BadInput, PeerRefused
-from propeller.federation.coordinator.peers import Work, aggregate_body, base_of, model_body, used
+from propeller.federation.coordinator.bodies import Work, aggregate_body, base_of, model_body, used
 from propeller.federation.coordinator.reading import Sender, admit_update, read_update
 from propeller.federation.offload import SizedOffload
 from propeller.fl.model_ref import ModelRef

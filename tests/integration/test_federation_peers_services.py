@@ -6,7 +6,8 @@ import pytest
 
 from federation_world import Services
 from propeller.errors import BadInput
-from propeller.federation.coordinator.peers import Peers, Work
+from propeller.federation.coordinator.bodies import Work
+from propeller.federation.coordinator.peers import Peers
 from propeller.federation.offload import SizedOffload, inline
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.tensors import from_json, to_safetensors

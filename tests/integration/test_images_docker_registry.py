@@ -15,7 +15,9 @@ from propeller.http.client import AiohttpHttp
 from propeller.images.auth import Credential
 from propeller.images.client import OciImages
 from propeller.images.credentials import read_credentials
+from propeller.images.models import OciModels
 from propeller.images.reference import Reference
+from propeller.storage.memory_blobs import MemoryBlobs
 
 WASM = b"\0asm\x01\0\0\0" + os.urandom(2_000_000)
 HTPASSWD = "ann:$2y$05$0TPvF/TTN9D2PH2cfd5biux0q.Y1.m5lmIAzL08GGt.u3SbB6zkLq\n"
@@ -117,3 +119,21 @@ async def test_nobody_there_is_said_as_that(http):
         probe.bind(("127.0.0.1", 0))
         with pytest.raises(PeerUnavailable):
             await OciImages(http).fetch(f"localhost:{probe.getsockname()[1]}/a:v1")
+
+
+async def test_a_model_goes_there_and_back(server, http):
+    """Pushed in streams and pulled by tag and digest, byte for byte, on the first use of the password."""
+    host, credentials = server
+    model, state, blobs = os.urandom(3_000_000), os.urandom(1_000), MemoryBlobs()
+    reference = f"{host}/models/m:v1"
+    pushed = await OciModels(http, credentials=credentials).push(
+        reference, memoryview(model), state=memoryview(state), about=b'{"name":"m"}', annotations={"a": "b"}
+    )
+    again = OciModels(http, credentials=credentials)
+    assert (await again.describe(reference)).reference == pushed
+    for name in (reference, pushed):
+        got = await OciModels(http, credentials=credentials).pull(name, blobs.open_writer)
+        assert (got.reference.rpartition("@")[2], got.about) == (pushed.rpartition("@")[2], b'{"name":"m"}')
+        assert (await blobs.get(got.model), await blobs.get(got.state)) == (model, state)
+    with pytest.raises(NotFound):
+        await again.pull(f"{host}/models/none:v1", blobs.open_writer)

@@ -1,13 +1,11 @@
 """Whole experiments over real shells in virtual time: drawn, evaluated, with participants that fail."""
 
 import asyncio
-import json
 
 import pytest
-from manager_world import Api, in_world
+from manager_world import Api, in_world, with_data
 
 from propeller.simulation.world.guests import TRAINER_IMAGE
-from propeller.simulation.world.world import DATA_STORE
 
 EXPERIMENT = {
     "experiment_id": "exp",
@@ -18,15 +16,6 @@ EXPERIMENT = {
     "rounds": 2,
     "seed": 7,
 }
-
-
-async def with_data(api: Api, *names: str) -> None:
-    """Give proplets ten rows each."""
-    for name in names:
-        rows = [{"x": [at / 10, at % 3 / 3, 0.5], "y": at % 2} for at in range(10)]
-        content = json.dumps({"data": rows}).encode()
-        answer = await api.world.calm_http.request("POST", f"{DATA_STORE}/datasets/{name}", body=content)
-        assert answer.status == 201
 
 
 async def over(api: Api, for_s: float = 600.0):

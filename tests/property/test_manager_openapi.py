@@ -206,7 +206,7 @@ def test_the_document_is_whole(asked):
     known = asked.document["components"]["schemas"]
     text = json.dumps(asked.document)
     assert {part.partition('"')[0] for part in text.split("#/components/schemas/")[1:]} <= set(known)
-    without = {"start", "stop", "cordon", "drain", "uncordon", "pause", "resume", "undo", "restart"}
+    without = {"start", "stop", "cordon", "drain", "uncordon", "pause", "resume", "undo", "restart", "sweep"}
     for name, (method, path, operation) in asked.operations().items():
         if method in {"POST", "PUT"} and path.rpartition("/")[2] not in without:
             assert "requestBody" in operation, f"{name} does not say what it takes"

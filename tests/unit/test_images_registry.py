@@ -1,51 +1,21 @@
+"""The embedded registry in parts: paths, repositories, uploads, the index, faults."""
+
 import asyncio
 import json
-from random import SystemRandom
 
 import pytest
+from registry_started import Started
 
 from propeller import limits
 from propeller.errors import NotFound, StorageBroken, StorageFull
-from propeller.http.memory import MemoryHttp
 from propeller.images.digest import digest_of
-from propeller.images.registry.app import RegistryApp
 from propeller.images.registry.faults import RegistryFault
 from propeller.images.registry.index import FileIndex, MemoryIndex
 from propeller.images.registry.repository import HeldManifest, Repository, page
 from propeller.images.registry.routes import Resource, match
-from propeller.ports import Instant
 from propeller.storage.memory_blobs import MemoryBlobs
 
-ORIGIN = "http://registry:5000"
 ONE, TWO, IMAGE = ("sha256:" + digit * 64 for digit in "123")
-
-
-class SetClock:
-    """A clock that a test sets."""
-
-    now_s = 1000.0
-
-    def now(self):
-        """What the test said."""
-        return Instant(self.now_s, 0.0)
-
-
-class Started:
-    """A registry over given storage, as after a start of the process."""
-
-    def __init__(self, blobs, index):
-        self.clock = SetClock()
-        self.app = RegistryApp(blobs, index, self.clock, SystemRandom())
-        self.http = MemoryHttp()
-        self.http.register(ORIGIN, self.app)
-
-    async def __call__(self, method, path, body=b"", **headers):
-        """One request."""
-        return await self.http.request(method, ORIGIN + path, body=body, headers=headers)
-
-    async def push(self, content, repo="a"):
-        """A blob in one POST."""
-        return await self("POST", f"/v2/{repo}/blobs/uploads/?digest={digest_of(content)}", content)
 
 
 # --- paths ---

@@ -10,7 +10,7 @@ from propeller.federation.model_registry.content import initial
 from propeller.federation.model_registry.rendered import Rendered
 from propeller.fl.tensors import Tensors
 from propeller.fl.versions import Proposal
-from propeller.storage.model_store import MemoryModelStore
+from propeller.storage.model_memory import MemoryModelStore
 
 
 class CountingOffload:

@@ -38,7 +38,7 @@ app = typer.Typer(
 
 ASKING = frozenset(
     {"tasks", "proplets", "jobs", "workflows", "schedules", "fl", "models", "datasets", "health", "image"}
-    | {"provision", "version", "data", "scale", "rollout"}
+    | {"provision", "version", "data", "scale", "rollout", "retention"}
 )
 """Nouns that ask or tell: the global options may stand anywhere on their line."""
 _GLOBAL = frozenset(
@@ -49,6 +49,7 @@ _GLOBAL = frozenset(
         "--aggregator-url",
         "--model-registry-url",
         "--data-store-url",
+        "--registry-url",
         "-o",
         "--output",
     }
@@ -65,6 +66,7 @@ def program(
     aggregator_url: Annotated[str, typer.Option(envvar="AGGREGATOR_URL")] = "http://localhost:8085",
     model_registry_url: Annotated[str, typer.Option(envvar="MODEL_REGISTRY_URL")] = "http://localhost:8084",
     data_store_url: Annotated[str, typer.Option(envvar="DATA_STORE_URL")] = "http://localhost:8083",
+    registry_url: Annotated[str, typer.Option(envvar="REGISTRY_URL")] = "http://localhost:5000",
     output: Annotated[Output, typer.Option("--output", "-o", help="For people or programs.")] = Output.TABLE,
 ) -> None:
     """Orchestrate WebAssembly workloads and federated learning, from cloud servers to microcontrollers."""
@@ -76,6 +78,7 @@ def program(
             "aggregator": aggregator_url,
             "model_registry": model_registry_url,
             "data_store": data_store_url,
+            "registry": registry_url,
         },
     )
 

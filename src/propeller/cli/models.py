@@ -36,6 +36,43 @@ def get(
 
 
 @app.command()
+def push(
+    ctx: typer.Context,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, latest or best.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="[HOST[:PORT]/NAME[:TAG]]", help="By default where all versions go.")
+    ] = "",
+    name: Name = "global_model",
+) -> None:
+    """Push a version to an OCI registry as an artefact, and print its digest."""
+    with session(ctx).client() as client:
+        session(ctx).show(client.models.push(version, reference, name=name))
+
+
+@app.command()
+def pull(
+    ctx: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="HOST[:PORT]/NAME[:TAG][@DIGEST]")],
+    name: Annotated[str, typer.Option("--name", help="Of which model; by default as it was pushed.")] = "",
+) -> None:
+    """Make an OCI registry's artefact a version of a model here."""
+    with session(ctx).client() as client:
+        session(ctx).show(client.models.pull(reference, name=name))
+
+
+@app.command("rm")
+def rm(
+    ctx: typer.Context,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number.")],
+    name: Name = "global_model",
+) -> None:
+    """Delete a version for ever, unless anything needs it; its number is not given again."""
+    with session(ctx).client() as client:
+        client.models.delete(version, name=name)
+        session(ctx).show({"deleted": f"{name}_v{version}"})
+
+
+@app.command()
 def post(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help='JSON such as {"w":[0,0,0],"b":0}')],

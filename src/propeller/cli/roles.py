@@ -70,6 +70,10 @@ def up(
     settings: Settings = None,
     log_level: Level = None,
     registry_auth: RegistryAuth = None,
+    publish_models_to: Annotated[
+        str | None,
+        typer.Option(help="Push every model version below HOST[:PORT]/PREFIX of an OCI registry."),
+    ] = None,
     database: Annotated[
         str | None,
         typer.Option(help="postgresql://USER@HOST/NAME for the records of all services; default: files."),
@@ -86,7 +90,7 @@ def up(
         "coordinator_port": coordinator_port, "aggregator_port": aggregator_port,
         "model_registry_port": model_registry_port, "data_store_port": data_store_port,
         "registry_port": registry_port, "mqtt_port": mqtt_port, "registry_auth": _text(registry_auth),
-        "database": database,
+        "database": database, "publish_models_to": publish_models_to,
     }  # fmt: skip
     run_up(_told(flags, settings, config), parent=parent)
 
@@ -155,13 +159,23 @@ def model_registry(
     port: Port = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
+    publish_to: Annotated[
+        str | None,
+        typer.Option(help="Push every version below HOST[:PORT]/PREFIX of an OCI registry."),
+    ] = None,
+    insecure_registry: InsecureRegistry = None,
+    registry_auth: RegistryAuth = None,
     settings: Settings = None,
     log_level: Level = None,
 ) -> None:
     """Keep the versions of models."""
     from propeller.roles import standalone
 
-    flags = {"host": host, "port": port, "data_dir": _text(data_dir), "log_level": log_level}
+    flags = {
+        "host": host, "port": port, "data_dir": _text(data_dir), "publish_to": publish_to,
+        "insecure_registries": insecure_registry or None, "registry_auth": _text(registry_auth),
+        "log_level": log_level,
+    }  # fmt: skip
     standalone.model_registry(_told(flags, settings, config))
 
 
@@ -233,6 +247,9 @@ def proplet(
     ] = None,
     insecure_registry: InsecureRegistry = None,
     registry_auth: RegistryAuth = None,
+    modules_by: Annotated[
+        str | None, typer.Option(help="http, or mqtt where nothing but the broker can be reached.")
+    ] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Tasks run at once (1).")] = None,
     call_workers: Annotated[
         int | None, typer.Option(min=1, help="Calls of functions that run at once (1).")
@@ -261,8 +278,9 @@ def proplet(
         "mqtt_address": mqtt_address, "manager_url": manager_url, "coordinator_url": coordinator_url,
         "model_registry_url": model_registry_url, "data_store_url": data_store_url,
         "allowed_origins": allow_origin or None, "insecure_registries": insecure_registry or None,
-        "registry_auth": _text(registry_auth), "call_workers": call_workers, "labels": label or None,
-        "tags": tag or None, "location": location, "description": description, "dirs": directory or None,
+        "registry_auth": _text(registry_auth), "modules_by": modules_by, "call_workers": call_workers,
+        "labels": label or None, "tags": tag or None, "location": location, "description": description,
+        "dirs": directory or None,
         "slots": slots, "heartbeat": heartbeat, "metrics_port": metrics_port, "metrics": metrics,
         "log_level": log_level,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`propeller health`, `logs`, `backup`, `restore` and `version`."""
+"""`propeller health`, `logs`, `retention`, `backup`, `restore` and `version`."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,9 @@ import typer
 
 from propeller.cli.session import session, working
 
+_DAY_S = 86_400.0
+KEEPERS = ("manager", "coordinator", "model-registry", "registry")
+"""Roles that delete by a policy."""
 ROLES = ("manager", "coordinator", "aggregator", "model-registry", "data-store")
 
 
@@ -17,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("logs")(show_logs)
     app.command()(backup)
     app.command()(restore)
+    app.command()(retention)
     app.command()(version)
 
 
@@ -34,6 +38,40 @@ def health(
             session(ctx).show({one: client.health(one)["status"] for one in ROLES})
         else:
             session(ctx).show(client.health(role))
+
+
+def retention(
+    ctx: typer.Context,
+    roles: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join(KEEPERS)}; by default all.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    policy: Annotated[bool, typer.Option("--policy", help="Only show what is kept, and how long.")] = False,
+) -> None:
+    """Delete now what the policy does not keep; each role does so by itself too, every hour."""
+    from propeller.errors import BadInput
+
+    if unknown := next((role for role in roles or () if role not in KEEPERS), None):
+        raise BadInput(f"{unknown!r} is not one of {', '.join(KEEPERS)}")
+    from rich.console import Group
+
+    from propeller.cli.tables import facts
+
+    found: dict[str, dict[str, str]] = {}
+    with session(ctx).client() as client:
+        for role in roles or KEEPERS:
+            if policy:
+                kinds = client.retention(role).policy
+                found[role] = {
+                    kind: f"the last {one.keep_last}, and {one.max_age_s / _DAY_S:g} days"
+                    for kind, one in kinds.items()
+                }
+            else:
+                gone = client.retention(role).surplus if dry_run else client.sweep(role).deleted
+                found[role] = {kind: str(count) for kind, count in gone.items()}
+    session(ctx).show(
+        found, table=lambda shown: Group(*(facts({"role": role, **kinds}) for role, kinds in shown.items()))
+    )
 
 
 def show_logs(

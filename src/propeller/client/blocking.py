@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 
 from propeller.client.client import AsyncClient, Endpoints
 from propeller.ports import HttpStreams
+from propeller.wire.retention import RetentionView, Swept
 
 T = TypeVar("T")
 
@@ -74,6 +75,14 @@ class Client:
     def health(self, role: str = "manager") -> dict[str, Any]:
         """What the role's `GET /health` shows."""
         return self._run(self._client.health(role))
+
+    def retention(self, role: str) -> RetentionView:
+        """What a role keeps, how long, and what it would delete now."""
+        return self._run(self._client.retention(role))
+
+    def sweep(self, role: str) -> Swept:
+        """Have a role delete now what its policy does not keep."""
+        return self._run(self._client.sweep(role))
 
     def aggregate(self, updates: list[dict[str, Any]]) -> dict[str, Any]:
         """The weighted mean of `updates`, by the aggregator alone."""

@@ -68,9 +68,12 @@ class Role:
         """`GET` whose answer is a `kind`."""
         return self._decode(kind, await self.send("GET", path, query=query), f"GET {path}")
 
-    async def post(self, kind: type[T], path: str, body: object = None) -> T:
+    async def post(
+        self, kind: type[T], path: str, body: object = None, *, timeout_s: float = limits.HTTP_TIMEOUT_S
+    ) -> T:
         """`POST` of JSON (nothing if None) whose answer is a `kind`."""
-        return self._decode(kind, await self.send("POST", path, content=_json(body)), f"POST {path}")
+        answer = await self.send("POST", path, content=_json(body), timeout_s=timeout_s)
+        return self._decode(kind, answer, f"POST {path}")
 
     async def put(self, kind: type[T], path: str, body: object) -> T:
         """`PUT` of JSON whose answer is a `kind`."""
@@ -84,12 +87,13 @@ class Role:
         query: Query | None = None,
         content: bytes = b"",
         content_type: str = "application/json",
+        timeout_s: float = limits.HTTP_TIMEOUT_S,
     ) -> Response:
         """One request; an answer of 400 and over is raised as the error it names."""
         headers = {"content-type": content_type} if content else {}
         try:
             answer = await self._http.request(
-                method, self.url + path + _query(query), headers=headers, body=content
+                method, self.url + path + _query(query), headers=headers, body=content, timeout_s=timeout_s
             )
         except PeerUnavailable as error:
             raise self._unreachable(error) from error

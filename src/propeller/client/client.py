@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from propeller import limits
 from propeller.client.calls import Role
 from propeller.client.data import Datasets, Models
 from propeller.client.flows import Jobs, Workflows
@@ -11,6 +12,7 @@ from propeller.client.rounds import Rounds
 from propeller.client.tasks import Tasks
 from propeller.http.client import AiohttpHttp
 from propeller.ports import HttpStreams
+from propeller.wire.retention import RetentionView, Swept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class Endpoints:
     aggregator: str = "http://localhost:8085"
     model_registry: str = "http://localhost:8084"
     data_store: str = "http://localhost:8083"
+    registry: str = "http://localhost:5000"
 
 
 class AsyncClient:
@@ -41,6 +44,7 @@ class AsyncClient:
             "aggregator": Role(used, "aggregator", where.aggregator, "--aggregator-url"),
             "model-registry": Role(used, "model registry", where.model_registry, "--model-registry-url"),
             "data-store": Role(used, "data store", where.data_store, "--data-store-url"),
+            "registry": Role(used, "OCI registry", where.registry, "--registry-url"),
         }
         self.tasks = Tasks(self._roles["manager"])
         self.proplets = Proplets(self._roles["manager"])
@@ -53,6 +57,14 @@ class AsyncClient:
     async def health(self, role: str = "manager") -> dict[str, Any]:
         """What the role's `GET /health` shows; an unwell role raises `PeerUnavailable`."""
         return await self._roles[role].get(dict[str, Any], "/health")
+
+    async def retention(self, role: str) -> RetentionView:
+        """What a role keeps, how long, and what it would delete now."""
+        return await self._roles[role].get(RetentionView, "/retention")
+
+    async def sweep(self, role: str) -> Swept:
+        """Have a role delete now what its policy does not keep."""
+        return await self._roles[role].post(Swept, "/retention/sweep", timeout_s=limits.HTTP_STREAM_S)
 
     async def aggregate(self, updates: list[dict[str, Any]]) -> dict[str, Any]:
         """The weighted mean of `updates`, each with `num_samples` and `update`, by the aggregator alone."""

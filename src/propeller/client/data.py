@@ -5,9 +5,18 @@ from typing import Any
 
 import msgspec
 
+from propeller import limits
 from propeller.client.calls import Role, part
 from propeller.fl.versions import GLOBAL_MODEL
-from propeller.wire.models import ModelStored, StoreModel
+from propeller.wire.models import (
+    ArtifactView,
+    ModelPulled,
+    ModelPushed,
+    ModelStored,
+    PullModel,
+    PushModel,
+    StoreModel,
+)
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +31,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     created_at: str = ""
     bytes: int = 0
+    artifacts: list[ArtifactView] = []
+    deleted_at: str = ""
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +82,22 @@ class Models:
         """Where a version came from."""
         return await self._registry.get(ModelInfo, f"{_path(name, version)}/info")
 
+    async def push(self, version: int | str, reference: str = "", *, name: str = GLOBAL_MODEL) -> ModelPushed:
+        """Have a version pushed to an OCI registry; without a reference where all versions go."""
+        body = PushModel(reference=reference)
+        return await self._registry.post(
+            ModelPushed, f"{_path(name, version)}/push", body, timeout_s=limits.HTTP_STREAM_S
+        )
+
+    async def pull(self, reference: str, *, name: str = "") -> ModelPulled:
+        """Have an OCI registry's artefact made a version of a model, once."""
+        body = PullModel(reference=reference, name=name)
+        return await self._registry.post(ModelPulled, "/models/import", body, timeout_s=limits.HTTP_STREAM_S)
+
+    async def delete(self, version: int | str, *, name: str = GLOBAL_MODEL) -> None:
+        """Delete a version's content for ever; raises `Conflict` while anything needs it."""
+        await self._registry.send("DELETE", _path(name, version))
+
     async def list(self) -> ModelList:
         """What the registry has."""
         return await self._registry.get(ModelList, "/models")
@@ -104,5 +131,5 @@ class Datasets:
         return await self._store.get(DatasetList, "/datasets")
 
 
-def _path(name: str, version: int) -> str:
+def _path(name: str, version: int | str) -> str:
     return f"/models/{part(name)}/versions/{version}"

@@ -84,6 +84,11 @@ class Service:
     """Why it was rolled back."""
 
     @property
+    def kept(self) -> tuple[Revision, ...]:
+        """The revisions that replicas are made of, or may be again."""
+        return (self.target, self.stable, *([self.previous] if self.previous else []))
+
+    @property
     def made_of(self) -> Revision:
         """What replicas are to be made of in the end."""
         return self.target if self.phase is Phase.ROLLING else self.stable

@@ -41,6 +41,8 @@ class Launch:
     announced: bool = False
     """Asked for by a message, so the coordinator may know the round already."""
     state: LaunchState = LaunchState.INTENT
+    artifact: str = ""
+    """The `model_ref` that was asked for, if it is an OCI registry's; the body has the version made of it."""
 
     def to(self, state: LaunchState) -> "Launch":
         """The launch in its next state; raises `Bug` on an unlawful transition."""

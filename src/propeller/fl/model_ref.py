@@ -10,6 +10,7 @@ from propeller.errors import BadInput
 from propeller.fl.versions import GLOBAL_MODEL
 
 PREFIX: Final = "fl/models/"
+OCI: Final = "oci://"
 
 _NAMED = re.compile(r"(?P<name>.+)_v(?P<version>\d{1,16})", re.ASCII)
 _BARE = re.compile(r"v?(?P<version>\d{1,16})", re.ASCII)
@@ -28,6 +29,11 @@ class ModelRef:
         return f"{PREFIX}{self.name}_v{self.version}"
 
 
+def is_artifact(text: str) -> bool:
+    """Whether `text` names an artefact of an OCI registry, which becomes a version once it is pulled."""
+    return text.startswith(OCI)
+
+
 def parse_model_ref(text: str, what: str = "model_ref") -> ModelRef:
     """The version that `text` names: only what follows its last `/` counts, so that URLs work too.
 
@@ -39,7 +45,8 @@ def parse_model_ref(text: str, what: str = "model_ref") -> ModelRef:
         return ModelRef(version=0)
     if text.startswith("oci:"):
         raise BadInput(
-            f"{what} {text[:100]!r} is an OCI reference; models are kept in the model registry alone",
+            f"{what} {text[:100]!r} is an OCI reference, which an experiment may begin from; here, name the "
+            "version that `propeller models pull` makes of it",
             code="bad_model_ref",
         )
     *before, last = text.split("/")

@@ -97,6 +97,8 @@ class ExperimentSpec:
     """Which part of their data participants train on; empty: all of it."""
     staleness_max: int | None = None
     """How many versions a late update may be behind; None: late updates are dropped."""
+    source: str = ""
+    """The artefact that `model` was pulled from, `oci://…@sha256:…`; empty: it was in the registry."""
 
     def round_id(self, number: int) -> str:
         """The id of round `number`, counted from 1."""
@@ -126,6 +128,7 @@ class ExperimentSpec:
             timeout_s=self.timeout_s,
             base=base,
             base_hash=base_hash,
+            base_source=self.source if base == self.model else "",
             manual=self.manual,
             mode=self.mode,
             drawn=drawn,
@@ -146,6 +149,7 @@ class ExperimentSpec:
             timeout_s=timeout_s or self.timeout_s,
             base=base,
             base_hash=base_hash,
+            base_source=self.source if base == self.model else "",
             mode="evaluate",
             drawn=drawn,
         )

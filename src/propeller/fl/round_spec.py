@@ -30,6 +30,8 @@ class RoundSpec:
     base: ModelRef
     base_hash: str
     """Content hash of the base model."""
+    base_source: str = ""
+    """The artefact that the base was pulled from for this experiment, with its digest."""
     manual: bool = False
     """True if a task started by hand opened it: others may still join."""
     mode: Mode = "train"

@@ -7,7 +7,7 @@ database and its in-memory twin cannot disagree about what is a repetition and w
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from propeller import limits
 from propeller.core.ids import check_id
@@ -57,6 +57,22 @@ class ModelVersion:
     """Unix time."""
     content_bytes: int
     """Size of the safetensors file."""
+    deleted_at_s: float | None = None
+    """When its content was deleted, Unix time; its number and lineage stay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A version in an OCI registry: `pushed` there from here, or `pulled` from there to be this version."""
+
+    kind: Literal["pushed", "pulled"]
+    reference: str
+    """With scheme and digest: `oci://HOST/REPOSITORY:TAG@sha256:…`."""
+    digest: str
+    target: str = ""
+    """Where every version is pushed to, if that is why it was."""
+    at_s: float
+    """Unix time."""
 
 
 def check_version(number: int, what: str) -> int:
@@ -84,6 +100,13 @@ def place(
     The same round again, or the same number again, is a repetition if the content is the same (and, for a
     round, the parent), else `Conflict`. Raises `BadInput` `unknown_parent`.
     """
+    for known in (of_round, at_version):
+        if known is not None and known.deleted_at_s is not None:
+            raise Conflict(
+                f"version {known.version} of model {known.name!r} was deleted; leave out version and "
+                "round_id to get the next number",
+                code="version_deleted",
+            )
     if of_round is not None:
         return _repeats_round(proposal, of_round)
     if at_version is not None:

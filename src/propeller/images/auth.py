@@ -7,7 +7,7 @@ It must not know manifests or blobs. Passwords go only to a registry or realm th
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
@@ -182,22 +182,33 @@ class Calls:
 
         A 401 is answered once, as it asks. Raises as `Web.request`, and `Denied`.
         """
-        sent = dict(headers or {})
 
-        async def once() -> Answer:
+        async def once(sent: Mapping[str, str]) -> Answer:
             return await self._web.request(
                 method, url, headers=sent, body=body, timeout_s=timeout_s, limit_bytes=limit_bytes
             )
 
+        return await self.authorized(reference, action, url, headers or {}, once)
+
+    async def authorized(
+        self,
+        reference: Reference,
+        action: str,
+        url: str,
+        headers: Mapping[str, str],
+        once: Callable[[Mapping[str, str]], Awaitable[Answer]],
+    ) -> Answer:
+        """As `send`, where `once(headers)` makes the request, again if the first is answered 401."""
+        sent = dict(headers)
         ours = same_origin(url, self._web.base(reference.registry))
         if ours and (held := self._tokens.get(reference, action)) is not None:
             sent["authorization"] = held
-        answer = await once()
+        answer = await once(sent)
         if answer.response.status != _UNAUTHORIZED or not ours or not same_origin(url, answer.url):
             return answer
         asked = answer.response.headers.get("www-authenticate", "")
         sent["authorization"] = await self._tokens.answer(reference, action, asked)
-        return await once()
+        return await once(sent)
 
 
 def _token_of(body: bytes, realm: str) -> str:

@@ -8,19 +8,20 @@ unreachable registry is `PeerUnavailable`, and what to do then is the caller's b
 import asyncio
 from collections.abc import Collection, Mapping
 from typing import TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from propeller import limits
 from propeller.errors import BadInput, DecodeError, PeerRefused, TooLarge, Unsupported
 from propeller.images.artifact import EPOCH, MODULE_TITLE, encode_config, encode_manifest
-from propeller.images.auth import CATALOGUE, DELETE, PULL, PUSH, Calls, Credential
+from propeller.images.auth import CATALOGUE, DELETE, PULL, Calls, Credential
 from propeller.images.digest import digest_of, is_digest
 from propeller.images.layer import is_wasm
-from propeller.images.manifest import IMAGE_MANIFEST, MANIFEST_TYPES, TITLE, WASM_LAYER, Descriptor
+from propeller.images.manifest import MANIFEST_TYPES, TITLE, WASM_LAYER, Descriptor
 from propeller.images.reference import ModuleUrl, Reference, parse_image
 from propeller.images.source import Offload, StoredManifest, sha256_hex, take_module, verify
+from propeller.images.upload import Upload
 from propeller.images.web import Web, join
 from propeller.ports import Http, ImageModule
 from propeller.wire import codec
@@ -57,6 +58,7 @@ class OciImages:
     ) -> None:
         self._web = Web(http, insecure)
         self._calls = Calls(self._web, credentials or {})
+        self._upload = Upload(self._web, self._calls)
         self._default_registry = default_registry
         self._offload = offload
 
@@ -219,9 +221,9 @@ class OciImages:
         pushed = digest_of(manifest)
         if reference.digest not in {None, pushed}:
             raise BadInput(f"{reference} is pinned to another image than the one to push, which is {pushed}")
-        await self._push_blob(reference, digest, wasm)
-        await self._push_blob(reference, digest_of(config), config)
-        await self._push_manifest(reference, pushed, manifest)
+        await self._upload.blob(reference, digest, wasm)
+        await self._upload.blob(reference, digest_of(config), config)
+        await self._upload.manifest(reference, pushed, manifest)
         return pushed
 
     async def _layer_digest(self, wasm: bytes) -> str:
@@ -230,40 +232,6 @@ class OciImages:
         if len(wasm) > limits.GUEST_MODULE_BYTES_MAX:
             raise TooLarge(f"the module is {len(wasm)} bytes; the limit is {limits.GUEST_MODULE_BYTES_MAX}")
         return f"sha256:{await sha256_hex(wasm, self._offload)}"
-
-    async def _push_blob(self, reference: Reference, digest: str, content: bytes) -> None:
-        what = f"blob {digest} for image {reference}"
-        held = await self._calls.call(
-            reference, PUSH, "HEAD", f"blobs/{digest}", limit_bytes=limits.OCI_BLOB_BYTES_MAX
-        )
-        if self._web.expect(held, {_OK, _NOT_FOUND}, what).status == _OK:
-            return
-        opened = await self._calls.call(reference, PUSH, "POST", "blobs/uploads/")
-        location = self._web.expect(opened, {202}, what).headers.get("location", "")
-        url = join(opened.url, location)
-        if not location:
-            raise PeerRefused(f"{what}: {reference.registry} opened an upload without a location", status=202)
-        self._web.check_next(opened.url, url)
-        url += ("&" if urlsplit(url).query else "?") + urlencode({"digest": digest})
-        headers = {"content-type": "application/octet-stream"}
-        stored = await self._calls.send(
-            reference, PUSH, "PUT", url, headers=headers, body=content, timeout_s=limits.OCI_BLOB_TIMEOUT_S
-        )
-        self._web.expect(stored, {201, 204}, what)
-
-    async def _push_manifest(self, reference: Reference, digest: str, manifest: bytes) -> None:
-        target = reference.tag or digest
-        headers = {"content-type": IMAGE_MANIFEST}
-        stored = await self._calls.call(
-            reference, PUSH, "PUT", f"manifests/{target}", headers=headers, body=manifest
-        )
-        response = self._web.expect(stored, {201}, f"image {reference}")
-        said = response.headers.get("docker-content-digest", digest)
-        if said != digest:
-            raise PeerRefused(
-                f"{reference.registry} stored image {reference} as {said[:160]}, not as {digest}",
-                code="digest_mismatch",
-            )
 
 
 _ACCEPT = {"accept": ", ".join(MANIFEST_TYPES)}

@@ -28,7 +28,7 @@ def check_digest(text: str, what: str) -> str:
     )
 
 
-def digest_of(content: bytes) -> str:
+def digest_of(content: bytes | memoryview) -> str:
     """The SHA-256 digest of `content`, as `sha256:` and 64 lower-case hex digits."""
     return SHA256_PREFIX + hashlib.sha256(content).hexdigest()
 

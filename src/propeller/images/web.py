@@ -6,7 +6,7 @@ this machine.
 """
 
 import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -53,12 +53,26 @@ class Web:
 
         Raises `PeerUnavailable`, `TooLarge`, and `PeerRefused` for a redirect that is not followed.
         """
+
+        async def once(to: str, sent: Mapping[str, str]) -> Response:
+            return await self._http.request(
+                method, to, headers=sent, body=body, timeout_s=timeout_s, limit_bytes=limit_bytes
+            )
+
+        return await self.followed(method, url, headers, once)
+
+    async def followed(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        once: Callable[[str, Mapping[str, str]], Awaitable[Response]],
+    ) -> Answer:
+        """As `request`, where `once(url, headers)` makes each single request."""
         # Bytes are named by the digest of what the registry stores, so no transfer encoding may alter them.
         sent = {**headers, "accept-encoding": "identity"}
         for _ in range(limits.OCI_REDIRECTS_MAX + 1):
-            response = await self._http.request(
-                method, url, headers=sent, body=body, timeout_s=timeout_s, limit_bytes=limit_bytes
-            )
+            response = await once(url, sent)
             if response.status not in _REDIRECTS or method not in {"GET", "HEAD"}:
                 return Answer(url, response)
             following = join(url, response.headers.get("location", ""))

@@ -15,6 +15,7 @@ from litestar import Litestar
 from propeller.core.events import PinImage, SaveRun
 from propeller.errors import PropellerError
 from propeller.http.server import Offload, create_app
+from propeller.http.sweeping import Sweeper
 from propeller.manager.api.flows import flow_routes
 from propeller.manager.api.history import history_routes
 from propeller.manager.api.invoke import invoke_routes
@@ -32,6 +33,7 @@ from propeller.manager.flows import Flows
 from propeller.manager.handles import Handles
 from propeller.manager.intake import Intake
 from propeller.manager.invoke import Invocations
+from propeller.manager.keeping import Keeping, policy_of
 from propeller.manager.listen import Listener
 from propeller.manager.logs import Logs, LogStore
 from propeller.manager.losses import Losses
@@ -42,7 +44,7 @@ from propeller.manager.rounds import Rounds
 from propeller.manager.scaling import Scaling
 from propeller.manager.shell import Effect, Shell
 from propeller.manager.tasks import Tasks
-from propeller.ports import Blobs, Bus, BusSession, Clock, Http, ImageSupply
+from propeller.ports import BlobFiles, Bus, BusSession, Clock, Http, ImageSupply
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.manager_store import ROLE as STORAGE_ROLE
 from propeller.storage.manager_store import SqlManagerStore
@@ -66,7 +68,7 @@ class Manager:
         config: ManagerConfig,
         *,
         store: ManagerStore,
-        blobs: Blobs,
+        blobs: BlobFiles,
         bus: Bus,
         http: Http,
         clock: Clock,
@@ -145,6 +147,12 @@ class Manager:
             engine=lambda: self.shell.engine,
             post=self.shell.post,
         )
+        policy = policy_of(config.retention)
+        self._sweeper = Sweeper(
+            {str(kind): keep for kind, keep in policy.items()},
+            config.retention.every_s,
+            Keeping(store, blobs, clock, policy).sweep,
+        )
         self._listener = Listener(
             topics=config.topics,
             intake=Intake(config.topics, random),
@@ -174,6 +182,7 @@ class Manager:
                 *operation_routes(self.tasks),
                 *proplet_routes(self.tasks),
                 *round_routes(self.rounds, coordinator),
+                *self._sweeper.routes(),
             ],
             metrics,
             self._health,
@@ -201,6 +210,7 @@ class Manager:
                 group.create_task(self.cron.run())
                 group.create_task(self._measures.run())
                 group.create_task(self._scaling.run())
+                group.create_task(self._sweeper.run())
         finally:
             if self._pins:
                 await self._pins.close()

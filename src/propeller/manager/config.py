@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from propeller import limits
+from propeller.core.retention import Retention
 from propeller.wire.topics import Topics
 
 
@@ -28,5 +29,7 @@ class ManagerConfig:
     """Whether the older application's root topics are spoken beside those below B."""
     chunk_bytes: int = limits.IMAGE_CHUNK_BYTES
     """How much of a module one message holds for proplets that reach only the broker (before base64)."""
+    retention: Retention = field(default_factory=Retention)
+    """How long what has ended is kept."""
     job_mode: str = "parallel"
     """How jobs run that do not say so themselves."""

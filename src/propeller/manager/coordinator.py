@@ -24,7 +24,8 @@ from propeller.errors import (
 )
 from propeller.ports import Http, Response
 from propeller.wire import codec
-from propeller.wire.experiments import DrawnBody, JoinBody, LostBody
+from propeller.wire.joining import DrawnBody, JoinBody, LostBody
+from propeller.wire.models import ModelPulled, PullModel
 
 _ERRORS: dict[int, type[CallerError]] = {
     400: BadInput,
@@ -129,6 +130,12 @@ class CoordinatorClient:
             return None
         most = limits.HTTP_BODY_BYTES_MAX
         return codec.decode(KnownExperiment, answer.body, what="the experiment", limit_bytes=most)
+
+    async def pull(self, reference: str) -> ModelPulled:
+        """Have an OCI registry's artefact made a version of a model. Repeating it is harmless."""
+        body = codec.encode(PullModel(reference=reference))
+        answer = await self.forward("POST", "/models/import", body, timeout_s=limits.HTTP_STREAM_S)
+        return codec.decode(ModelPulled, answer.body, what="the pulled model")
 
     async def stop(self, experiment_id: str) -> None:
         """End an experiment; one that has ended stays as it is."""

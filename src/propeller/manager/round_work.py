@@ -79,7 +79,11 @@ def notice_of(launch: Launch) -> RoundStart:
 
 def check_same(known: Launch, asked: ExperimentBody) -> None:
     """A request repeats a known round only if it asks for the same, however it spells it."""
-    if asked_of(known).digest != asked.digest:
+    stored = asked_of(known)
+    if known.artifact and asked.model_ref == known.artifact:
+        # What the tag means now does not matter: the round began from what it meant then.
+        asked = msgspec.structs.replace(asked, model_ref=stored.model_ref, model_source=stored.model_source)
+    if stored.digest != asked.digest:
         raise Conflict(
             f"round {known.round_id} exists with another configuration; use a new round_id",
             code="round_exists",

@@ -29,6 +29,7 @@ from propeller.errors import (
     Unsupported,
 )
 from propeller.fl.launch import Launch, LaunchState
+from propeller.fl.model_ref import is_artifact
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.round_work import (
@@ -144,8 +145,13 @@ class Rounds:
 
     # --- launching -------------------------------------------------------------------------------------
 
-    def _intent(self, asked: ExperimentBody, round_id: str, *, announced: bool) -> Launch:
+    async def _intent(self, asked: ExperimentBody, round_id: str, *, announced: bool) -> Launch:
         check_asked(asked, [proplet for proplet, _, _ in self._tasks.proplets()])
+        artifact = asked.model_ref if is_artifact(asked.model_ref or "") else ""
+        if artifact:
+            # Nothing is stored before: while the registry cannot be reached, the caller is told so.
+            pulled = await self._its_coordinator().pull(artifact)
+            asked = msgspec.structs.replace(asked, model_ref=pulled.model_ref, model_source=pulled.reference)
         tasks = {participant: new_id(self._random) for participant in asked.participants or ()}
         return Launch(
             round_id=round_id,
@@ -153,6 +159,7 @@ class Rounds:
             tasks=tasks,
             seed=asked.seed or 0,
             announced=announced,
+            artifact=artifact or "",
         )
 
     def _drawn(self, asked: ExperimentBody) -> ExperimentBody:
@@ -167,9 +174,9 @@ class Rounds:
             fresh = launch is None
             if launch is None:
                 asked = self._drawn(asked)
-                launch = self._intent(asked, round_id, announced=announced)
+                launch = await self._intent(asked, round_id, announced=announced)
                 self._its_coordinator()
-                await self._store.commit(self._held(launch, asked))
+                await self._store.commit(self._held(launch))
             elif not announced:
                 check_same(launch, asked)
             if launch.state is LaunchState.INTENT:
@@ -183,8 +190,8 @@ class Rounds:
             )
         return self._coordinator
 
-    def _held(self, launch: Launch, asked: ExperimentBody) -> list[ManagerChange]:
-        now_s = self._clock.now().wall_s
+    def _held(self, launch: Launch) -> list[ManagerChange]:
+        now_s, asked = self._clock.now().wall_s, asked_of(launch)
         tasks = [task_of(task_id, participant, asked, now_s) for participant, task_id in launch.tasks.items()]
         return [
             SaveLaunch(launch=launch, new=True),

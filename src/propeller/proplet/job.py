@@ -87,6 +87,8 @@ class Supply:
     """The device's directories that every guest may see."""
     recent: Recent = field(default_factory=Recent)
     """Inline modules that were fetched of late."""
+    by_broker: bool = False
+    """Whether `images` has inline modules too, by the URL that their start message gives."""
     modules: Blobs | None = None
     """Where inline modules are kept beyond that, so that their work can begin again without a network."""
     workspace: Workspace | None = None
@@ -224,23 +226,30 @@ async def fetch_module(start: Start, supply: Supply, patience: Patience) -> Fetc
 
 
 async def _by_reference(ref: ModuleRef, supply: Supply, patience: Patience) -> Fetched:
-    url = supply.services.check(ref.url, "the task's module")
     wanted = ref.sha256.lower()
     known = supply.recent.get(wanted) or await _kept(wanted, supply)
     if known is not None:
         supply.recent.put(wanted, known)
         return Fetched(content=known, digest=wanted)
+    content = await _referred(ref, supply, patience)
+    digest = await _sha256(content, supply)
+    if digest != wanted:
+        raise AttemptFailed("image", f"the module at {ref.url} has sha256 {digest}, not {ref.sha256}")
+    supply.recent.put(digest, content)
+    if supply.modules is not None:
+        with suppress(EnvironmentError_):  # a cache without room costs the next fetch, not this task
+            await supply.modules.put(content)
+    return Fetched(content=content, digest=digest, bytes_fetched=len(content))
+
+
+async def _referred(ref: ModuleRef, supply: Supply, patience: Patience) -> bytes:
+    if supply.by_broker:
+        return (await _from_registry(ref.url, supply, patience)).content
+    url = supply.services.check(ref.url, "the task's module")
     response = await _get(url, "image", supply, patience)
     if response.status != _OK:
         raise AttemptFailed("image", f"GET {url} answered {response.status}: {reason(response)}")
-    digest = await _sha256(response.body, supply)
-    if digest != wanted:
-        raise AttemptFailed("image", f"the module at {url} has sha256 {digest}, not {ref.sha256}")
-    supply.recent.put(digest, response.body)
-    if supply.modules is not None:
-        with suppress(EnvironmentError_):  # a cache without room costs the next fetch, not this task
-            await supply.modules.put(response.body)
-    return Fetched(content=response.body, digest=digest, bytes_fetched=len(response.body))
+    return response.body
 
 
 async def _kept(digest: str, supply: Supply) -> bytes | None:

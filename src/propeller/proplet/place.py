@@ -73,7 +73,7 @@ class PropletPorts:
 
     Without `invoker` the calls of latent tasks run on `runtime`, in turn with the rest; without `gauges`
     nothing is measured; without `workspace` guests have no files; without `modules` inline modules are
-    fetched anew by every process.
+    fetched anew by every process. With `by_broker` those are asked of `images` too, by their URL.
     """
 
     bus: Bus
@@ -90,3 +90,4 @@ class PropletPorts:
     workspace: Workspace | None = None
     pack: Packer = at_once
     modules: Blobs | None = None
+    by_broker: bool = False

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from propeller import limits
 from propeller.core.ids import check_id
@@ -45,6 +46,8 @@ class PropletSettings:
     data: Path | None = None
     urls: ServiceUrls = field(default_factory=ServiceUrls)
     allowed_origins: tuple[str, ...] = ()
+    modules_by: Literal["http", "mqtt"] = "http"
+    """How modules come: from registries and the manager, or from the manager by the broker alone."""
     insecure_registries: tuple[str, ...] = ()
     registry_auth: Path | None = None
     """Credentials for OCI registries, as Docker and Podman keep them."""

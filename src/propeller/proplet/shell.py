@@ -74,8 +74,7 @@ class Proplet:
         self._boot = new_id(ports.random)
         self._agent = Agent(identity.id, slots=identity.slots, heartbeat_s=identity.heartbeat_s)
         self._verdicts = Verdicts()
-        offer = offer or Offer()
-        self._monitor = self._build_monitor(offer)
+        self._monitor = self._build_monitor(offer := offer or Offer())
         self._functions = Functions(
             identity.id,
             ports.invoker or ports.runtime,
@@ -357,6 +356,7 @@ class Proplet:
             offload=ports.offload,
             folders=offer.folders,
             modules=ports.modules,
+            by_broker=ports.by_broker,
             workspace=ports.workspace,
             pack=ports.pack,
         )

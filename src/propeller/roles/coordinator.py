@@ -67,6 +67,7 @@ def settings_of(settings: CoordinatorRole) -> CoordinatorSettings:
         share_files=settings.share_files,
         own_url=settings.own_url,
         mirror=settings.mirror,
+        retention=settings.retention,
         token_secret=settings.token_secret,
         require_update_token=settings.require_update_token,
     )

@@ -6,7 +6,17 @@ from propeller import limits
 from propeller.bus.address import parse_address
 from propeller.roles.layout import data_dir
 from propeller.roles.process import end_with_parent, run
-from propeller.roles.settings import AUTH_FILE, DATABASE_URL, PORTS, Told, UpRole, aliases_of, level_of
+from propeller.roles.settings import (
+    AUTH_FILE,
+    DATABASE_URL,
+    PORTS,
+    PUBLISH_TO,
+    Told,
+    UpRole,
+    aliases_of,
+    level_of,
+    retention_of,
+)
 from propeller.roles.up import System, system
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - only when the user says by --advertise that others come from outside
@@ -48,6 +58,8 @@ def up_of(told: Told) -> UpRole:
         env_file=layers.path("env_file"),
         aliases=aliases_of(told.document()),
         registry_auth=layers.path("registry_auth", AUTH_FILE),
+        retention=retention_of(told),
+        publish_models_to=layers.text("publish_models_to", PUBLISH_TO),
         database_url=layers.text("database", DATABASE_URL),
         slots=layers.whole("slots", default=1),
         heartbeat_s=layers.seconds("heartbeat", default=limits.HEARTBEAT_S),

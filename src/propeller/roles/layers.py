@@ -16,8 +16,8 @@ T = TypeVar("T")
 DEFAULT_FILE = Path("propeller.toml")
 """Read from the working directory when no other file is named."""
 
-_DURATION = re.compile(r"(?P<value>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h)?")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_DURATION = re.compile(r"(?P<value>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)?")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, None: 1.0}
 _PORT_MAX = 0xFFFF
 _TRUE = frozenset({"1", "true", "yes", "on", "t"})
 _FALSE = frozenset({"0", "false", "no", "off", "f"})
@@ -58,7 +58,7 @@ class Layers:
         return self._find(name, env, _port, default)
 
     def seconds(self, name: str, env: Sequence[str] = (), *, default: float) -> float:
-        """A duration: a number of seconds, or text such as `250ms`, `30s`, `2m`."""
+        """A duration: a number of seconds, or text such as `250ms`, `30s`, `2m`, `90d`."""
         return self._find(name, env, _seconds, default)
 
     def switch(self, name: str, env: Sequence[str] = (), *, default: bool) -> bool:
@@ -131,7 +131,7 @@ def _seconds(value: object) -> float:
         return float(value)
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError("not a duration; write seconds, or a number with ms, s, m or h")
+        raise ValueError("not a duration; write seconds, or a number with ms, s, m, h or d")
     return float(match["value"]) * _UNIT_S[match["unit"]]
 
 

@@ -63,4 +63,5 @@ def config_of(settings: ManagerRole) -> ManagerConfig:
         aliases=settings.aliases,
         fl_secret=settings.token_secret,
         mirror_root=settings.mirror,
+        retention=settings.retention,
     )

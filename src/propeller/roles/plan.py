@@ -45,12 +45,18 @@ def aggregator(up: UpRole, place: Place) -> AggregatorRole:
     )
 
 
-def model_registry(up: UpRole, config: Config) -> ModelRegistryRole:
-    """What the model registry is told."""
+def model_registry(up: UpRole, config: Config, place: Place) -> ModelRegistryRole:
+    """What the model registry is told; the published names of registries work for it too."""
     return ModelRegistryRole(
         listen=listen(up, "model-registry"),
         directory=up.data.role("model-registry"),
         base=topics(config).base,
+        coordinator_url=place.local_url("coordinator"),
+        retention=up.retention,
+        publish_to=up.publish_models_to,
+        aliases=place.aliases(up.aliases),
+        insecure_registries=tuple(place.registries()),
+        registry_auth=up.registry_auth,
         database_url=up.database_url,
         level=up.level,
     )
@@ -74,7 +80,12 @@ def data_store(up: UpRole, config: Config) -> DataStoreRole:
 
 def registry(up: UpRole) -> RegistryRole:
     """What the OCI registry is told."""
-    return RegistryRole(listen=listen(up, "registry"), directory=up.data.role("registry"), level=up.level)
+    return RegistryRole(
+        listen=listen(up, "registry"),
+        directory=up.data.role("registry"),
+        retention=up.retention,
+        level=up.level,
+    )
 
 
 def coordinator(up: UpRole, config: Config, place: Place, secret: bytes) -> CoordinatorRole:
@@ -89,6 +100,7 @@ def coordinator(up: UpRole, config: Config, place: Place, secret: bytes) -> Coor
         own_url=place.local_url("coordinator"),
         token_secret=secret,
         require_update_token=not is_local(up.host),
+        retention=up.retention,
         database_url=up.database_url,
         level=up.level,
     )
@@ -109,6 +121,7 @@ def manager(up: UpRole, config: Config, place: Place, secret: bytes) -> ManagerR
         registry_auth=up.registry_auth,
         token_secret=secret,
         heartbeat_s=up.heartbeat_s,
+        retention=up.retention,
         database_url=up.database_url,
         level=up.level,
     )

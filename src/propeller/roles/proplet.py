@@ -1,6 +1,7 @@
 """The proplet from its settings: one function for a device's own command, one for a child of `up`."""
 
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from propeller import limits
@@ -79,6 +80,7 @@ def of_device(told: Told) -> PropletSettings:
             default=(services.registry,) if services.registry else (),
         ),
         registry_auth=layers.path("registry_auth", AUTH_FILE),
+        modules_by=_modules_by(layers),
         image_cache_bytes=layers.whole(
             "image_cache_bytes", ("PROPLET_IMAGE_CACHE_BYTES",), default=limits.IMAGE_CACHE_BYTES
         ),
@@ -94,6 +96,13 @@ def of_device(told: Told) -> PropletSettings:
         folders=_folders(told, layers),
         call_workers=layers.whole("call_workers", ("PROPLET_CALL_WORKERS",), default=1),
     )
+
+
+def _modules_by(layers: Layers) -> Literal["http", "mqtt"]:
+    text = layers.text("modules_by", ("PROPLET_MODULES_BY",), default="http")
+    if text not in {"http", "mqtt"}:
+        raise BadInput(f"modules_by is {text!r}; it can be http or mqtt", code="bad_setting")
+    return "mqtt" if text == "mqtt" else "http"
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -17,9 +17,13 @@ from propeller.federation.data_store import app as data_store
 from propeller.federation.model_registry import app as model_registry
 from propeller.federation.offload import SizedOffload
 from propeller.http.server import create_app
+from propeller.http.sweeping import Sweeper
+from propeller.images.credentials import read_credentials
+from propeller.images.models import OciModels
 from propeller.images.registry.app import RegistryApp, create_registry_app
 from propeller.images.registry.index import FileIndex
 from propeller.roles.answering import answer, make_private
+from propeller.roles.process import beside
 from propeller.roles.settings import (
     AggregatorRole,
     DataStoreRole,
@@ -48,6 +52,7 @@ async def run_model_registry(settings: ModelRegistryRole, sock: socket.socket) -
     make_private(settings.directory)
     async with (
         sized_offload() as offload,
+        http_client() as http,
         model_registry.opened(
             settings.directory,
             base=settings.base,
@@ -55,6 +60,16 @@ async def run_model_registry(settings: ModelRegistryRole, sock: socket.socket) -
             offload=offload,
             database_url=settings.database_url,
             metrics=metrics,
+            artifacts=OciModels(
+                http,
+                insecure=settings.insecure_registries,
+                credentials=read_credentials(settings.registry_auth),
+                aliases=settings.aliases,
+            ),
+            publish_to=settings.publish_to,
+            http=http,
+            coordinator_url=settings.coordinator_url,
+            retention=settings.retention,
         ) as app,
     ):
         await answer(app, sock, metrics)
@@ -90,12 +105,17 @@ async def run_registry(settings: RegistryRole, sock: socket.socket) -> None:
         await registry.open()
         if orphans := await registry.collect():
             logger().info("unlinked content deleted", blobs=orphans)
+        keep = settings.retention.images
+        sweeper = Sweeper(
+            {"images": keep}, settings.retention.every_s, lambda dry: registry.sweep(keep, dry=dry)
+        )
         app = create_app(
-            "registry", [create_registry_app(registry)], metrics, lambda: {"status": "ok"},
+            "registry", [create_registry_app(registry), *sweeper.routes()], metrics, lambda: {"status": "ok"},
             description="An OCI registry: the distribution specification v1.1.",
         )  # fmt: skip
         try:
-            await answer(app, sock, metrics)
+            async with beside("sweeper", sweeper.run()):
+                await answer(app, sock, metrics)
         finally:
             await registry.close()
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, get_args
 
 from propeller import limits
 from propeller.bus.address import parse_address
+from propeller.core.retention import Keep, Retention
 from propeller.errors import BadInput
 from propeller.roles.identity import Identity, Services, env_identity, read_config
 from propeller.roles.layers import Layers, settings_file
@@ -40,6 +41,8 @@ ALIASES: Final[Mapping[str, str]] = {
 DEFAULT_CONFIG = Path("config.toml")
 DEFAULT_MQTT = "tcp://localhost:1883"
 DATABASE_URL = ("PROPELLER_DATABASE_URL",)
+_RETENTION = "PROPELLER_RETENTION_"
+PUBLISH_TO = ("PROPELLER_PUBLISH_MODELS_TO",)
 AUTH_FILE = ("REGISTRY_AUTH_FILE",)
 """The variable that Podman, Skopeo and ORAS read too."""
 
@@ -105,6 +108,14 @@ class ModelRegistryRole:
     listen: Listen
     directory: Path
     base: str
+    coordinator_url: str = ""
+    """Who says which versions are in use; empty: nobody uses any."""
+    retention: Retention = field(default_factory=Retention)
+    publish_to: str = ""
+    """Where every version is pushed: HOST[:PORT]/PREFIX of an OCI registry; empty: nowhere."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    insecure_registries: tuple[str, ...] = ()
+    registry_auth: Path | None = None
     database_url: str = field(default="", repr=False)
     level: Level = "info"
 
@@ -131,6 +142,7 @@ class RegistryRole:
 
     listen: Listen
     directory: Path
+    retention: Retention = field(default_factory=Retention)
     level: Level = "info"
 
 
@@ -161,6 +173,7 @@ class CoordinatorRole:
     """Where the aggregator finds this coordinator otherwise."""
     token_secret: bytes = field(default=b"", repr=False)
     require_update_token: bool = False
+    retention: Retention = field(default_factory=Retention)
     database_url: str = field(default="", repr=False)
     mirror: bool = True
     level: Level = "info"
@@ -182,6 +195,7 @@ class ManagerRole:
     registry_auth: Path | None = None
     """Credentials for OCI registries, as Docker and Podman keep them."""
     token_secret: bytes = field(default=b"", repr=False)
+    retention: Retention = field(default_factory=Retention)
     database_url: str = field(default="", repr=False)
     heartbeat_s: float = limits.HEARTBEAT_S
     mirror: bool = True
@@ -206,6 +220,9 @@ class UpRole:
     env_file: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     registry_auth: Path | None = None
+    retention: Retention = field(default_factory=Retention)
+    publish_models_to: str = ""
+    """Where every model version is pushed: HOST[:PORT]/PREFIX of an OCI registry; empty: nowhere."""
     database_url: str = field(default="", repr=False)
     slots: int = 1
     heartbeat_s: float = limits.HEARTBEAT_S
@@ -262,6 +279,28 @@ def mqtt_of(told: Told, layers: Layers, section: str, prefix: str) -> Mqtt:
     address = layers.text("mqtt_address", (f"{prefix}_MQTT_ADDRESS", "MQTT_ADDRESS"), default=named)
     parse_address(address)
     return Mqtt(identity=find_identity(told, section, prefix), address=address)
+
+
+def retention_of(told: Told) -> Retention:
+    """`[retention]` of `propeller.toml`, or `PROPELLER_RETENTION_…`: what every role keeps, and how long."""
+    layers = Layers("retention", env=told.env, file=told.document())
+
+    def keep(kind: str, default: Keep) -> Keep:
+        last, age = f"{kind}_keep_last", f"{kind}_max_age"
+        kept = layers.whole(last, (f"{_RETENTION}{last.upper()}",), default=default.last)
+        if kept < 0:
+            raise BadInput(f"{last} in [retention] is {kept}; keep 0 or more", code="bad_setting")
+        return Keep(
+            last=kept,
+            max_age_s=layers.seconds(age, (f"{_RETENTION}{age.upper()}",), default=default.max_age_s),
+        )
+
+    default = Retention()
+    kinds = ("models", "updates", "runs", "events", "metrics", "images")
+    return Retention(
+        **{kind: keep(kind, getattr(default, kind)) for kind in kinds},
+        every_s=layers.seconds("every", (f"{_RETENTION}EVERY",), default=default.every_s),
+    )
 
 
 def aliases_of(document: Mapping[str, Any]) -> dict[str, str]:

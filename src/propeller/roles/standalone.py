@@ -23,6 +23,7 @@ from propeller.roles.settings import (
     DATABASE_URL,
     DEFAULT_CONFIG,
     PORTS,
+    PUBLISH_TO,
     AggregatorRole,
     BrokerRole,
     CoordinatorRole,
@@ -36,6 +37,7 @@ from propeller.roles.settings import (
     level_of,
     listen_of,
     mqtt_of,
+    retention_of,
 )
 from propeller.telemetry.logs import Level
 from propeller.wire.topics import Topics
@@ -69,6 +71,12 @@ def model_registry(told: Told) -> None:
         listen=listen_of(layers, "model-registry", port_env=("REGISTRY_PORT",)),
         directory=told.data("model-registry"),
         base=_base(told),
+        coordinator_url=_url(layers, "coordinator_url", "COORDINATOR_URL", "coordinator"),
+        retention=retention_of(told),
+        publish_to=layers.text("publish_to", PUBLISH_TO),
+        aliases=aliases_of(told.document()),
+        insecure_registries=layers.listed("insecure_registries"),
+        registry_auth=layers.path("registry_auth", AUTH_FILE),
         database_url=layers.text("database", DATABASE_URL),
         level=level_of(layers),
     )
@@ -99,7 +107,10 @@ def registry(told: Told) -> None:
 
     layers = told.layers("registry")
     settings = RegistryRole(
-        listen=listen_of(layers, "registry"), directory=told.data("registry"), level=level_of(layers)
+        listen=listen_of(layers, "registry"),
+        directory=told.data("registry"),
+        retention=retention_of(told),
+        level=level_of(layers),
     )
     _serve("registry", settings.level, settings.listen, lambda sock: run_registry(settings, sock))
 
@@ -144,6 +155,7 @@ def coordinator(told: Told) -> None:
             "require_update_token", ("REQUIRE_UPDATE_TOKEN",), default=not is_local(listen.host)
         ),
         mirror=layers.switch("mirror", default=True),
+        retention=retention_of(told),
         database_url=layers.text("database", DATABASE_URL),
         level=level_of(layers),
     )
@@ -174,6 +186,7 @@ def manager(told: Told) -> None:
         token_secret=_data(told, layers).update_token_secret(),
         heartbeat_s=layers.seconds("heartbeat", default=limits.HEARTBEAT_S),
         mirror=layers.switch("mirror", default=True),
+        retention=retention_of(told),
         database_url=layers.text("database", DATABASE_URL),
         level=level_of(layers, "MANAGER_LOG_LEVEL"),
     )

@@ -152,7 +152,9 @@ async def _services(
     work: dict[str, Coroutine[Any, Any, None]] = {
         "registry": run_registry(plan.registry(up), sockets["registry"]),
         "data-store": run_data_store(plan.data_store(up, config), sockets["data-store"]),
-        "model-registry": run_model_registry(plan.model_registry(up, config), sockets["model-registry"]),
+        "model-registry": run_model_registry(
+            plan.model_registry(up, config, place), sockets["model-registry"]
+        ),
         "aggregator": run_aggregator(plan.aggregator(up, place), sockets["aggregator"]),
         "coordinator": run_coordinator(plan.coordinator(up, config, place, secret), sockets["coordinator"]),
         "manager": run_manager(plan.manager(up, config, place, secret), sockets["manager"]),

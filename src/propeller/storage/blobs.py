@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Self
@@ -59,6 +60,8 @@ class FileBlobs:
         self._root = root
         self._durable_folders: set[Path] = set()
         self._folders = threading.Lock()
+        self._naming = threading.Lock()
+        """Held while a name begins or ceases to be good: `forget` must not hit what was just stored."""
         self._kept: dict[str, tuple[int, int, int]] = {}
         """What this object has stored whole, and the file's inode, length and time since."""
 
@@ -74,7 +77,8 @@ class FileBlobs:
         """
         if len(content) <= limits.BLOB_INLINE_BYTES_MAX:
             digest = hashlib.sha256(content).hexdigest()
-            if digest in self._kept and self._kept[digest] == _stamp(self.path(digest)):
+            stamp = _stamp(self.path(digest))
+            if stamp and self._kept.get(digest) == stamp and _age_s(stamp) < limits.BLOB_IDLE_S / 2:
                 return digest
         return await asyncio.to_thread(self._put, content)
 
@@ -95,6 +99,10 @@ class FileBlobs:
         """Forget it; absent is fine."""
         with _named(digest):
             await asyncio.to_thread(self.path(digest).unlink, missing_ok=True)
+
+    async def forget(self, digest: str, *, idle_s: float = limits.BLOB_IDLE_S) -> bool:
+        """Delete it unless it was stored, also again, within `idle_s`; whether it was there and is gone."""
+        return await asyncio.to_thread(self._forget, digest, idle_s)
 
     async def read_chunks(self, digest: str, chunk_bytes: int = CHUNK_BYTES) -> AsyncIterator[bytes]:
         """The content in pieces; raises `NotFound`, or `StorageBroken` at the end if the disk lied."""
@@ -153,7 +161,8 @@ class FileBlobs:
             finally:
                 os.close(descriptor)
             self._make_folder(target.parent)
-            temporary.replace(target)
+            with self._naming:
+                temporary.replace(target)
             _fsync_folder(target.parent)
             self._note(digest)
 
@@ -180,6 +189,8 @@ class FileBlobs:
         try:
             if path.read_bytes() != content:
                 return False
+            with self._naming:
+                os.utime(path)
             # Another thread may have renamed it just now and not be done.
             self._make_folder(path.parent)
             _fsync_folder(path.parent)
@@ -187,6 +198,16 @@ class FileBlobs:
             return False
         self._note(digest)
         return True
+
+    def _forget(self, digest: str, idle_s: float) -> bool:
+        path = self.path(digest)
+        with self._naming, _named(digest):
+            stamp = _stamp(path)
+            # A clock that was set back makes files younger, which keeps them.
+            if stamp is None or _age_s(stamp) < idle_s:
+                return False
+            path.unlink(missing_ok=True)
+            return True
 
     def _note(self, digest: str) -> None:
         if len(self._kept) >= _KEPT_MAX:
@@ -300,6 +321,11 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _age_s(stamp: tuple[int, int, int]) -> float:
+    """How long ago the file was written, by the clock that dates files."""
+    return time.time() - stamp[2] / 1e9
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -4,11 +4,14 @@ It survives a simulated crash: keep the object and hand it to the next coordinat
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from propeller.core.retention import Aged
 from propeller.fl.round import TERMINAL, RoundState
 from propeller.storage.coordinator_store import already_submitted
 from propeller.stores.coordinator import (
     Changes,
+    Content,
     ExperimentRecord,
     Live,
     Notice,
@@ -121,7 +124,33 @@ class MemoryCoordinatorStore:
         """See `stores.CoordinatorStore`."""
         return any(one.content.blob == blob for sent in self._updates.values() for one in sent.values())
 
+    async def with_contents(self) -> list[Aged]:
+        """See `stores.CoordinatorStore`."""
+        return [
+            Aged("", number, one.started_wall_s)
+            for number, one in enumerate(self._rounds.values())
+            if one.state in TERMINAL and any(map(_held, self._updates.get(one.spec.round_id, {}).values()))
+        ]
+
+    async def drop_contents(self, rounds: Sequence[int]) -> tuple[int, list[str]]:
+        """See `stores.CoordinatorStore`."""
+        gone, blobs = 0, set[str]()
+        for number, one in enumerate(self._rounds.values()):
+            if number not in rounds or one.state not in TERMINAL:
+                continue
+            sent = self._updates.get(one.spec.round_id, {})
+            for participant, update in sent.items():
+                if _held(update):
+                    gone += 1
+                    blobs |= {update.content.blob} - {""}
+                    sent[participant] = replace(update, content=Content(inline=b""))
+        return gone, [blob for blob in sorted(blobs) if not await self.refers_to(blob)]
+
     async def contents(self, round_id: str) -> list[StoredUpdate]:
         """See `stores.CoordinatorStore`."""
         known = self._updates.get(round_id, {})
         return [known[participant] for participant in sorted(known)]
+
+
+def _held(update: StoredUpdate) -> bool:
+    return bool(update.content.blob or update.content.inline)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from propeller.core.retention import Aged
 from propeller.errors import Conflict
 from propeller.fl.round_events import Accepted
 from propeller.storage.connection import Connection, Row, SqlDatabase, is_taken
@@ -114,6 +115,14 @@ class SqlCoordinatorStore:
             for row in await self._rows("contents", round_id=round_id)
         ]
 
+    async def with_contents(self) -> list[Aged]:
+        """See `stores.CoordinatorStore`."""
+        return [Aged("", row["seq"], row["started_wall_s"]) for row in await self._rows("with_contents")]
+
+    async def drop_contents(self, rounds: Sequence[int]) -> tuple[int, list[str]]:
+        """See `stores.CoordinatorStore`."""
+        return await self._database.write(partial(_drop_contents, rounds))
+
     async def _rows(self, query: str, **values: Any) -> list[Row]:
         return await self._database.read(lambda connection: _all(connection, query, values))
 
@@ -129,6 +138,17 @@ class SqlCoordinatorStore:
 
         total, rows = await self._database.read(read)
         return total, [decode(row["record"]) for row in rows]
+
+
+def _drop_contents(rounds: Sequence[int], connection: Connection) -> tuple[int, list[str]]:
+    gone, blobs = 0, set[str]()
+    for seq in rounds:
+        held = _all(connection, "contents_of_ended", {"seq": seq})
+        blobs |= {row["blob"] for row in held if row["blob"] is not None}
+        connection.execute(_SQL.drop_contents, {"seq": seq, "nothing": b""})
+        gone += len(held)
+    uses = {blob: _all(connection, "count_blob", {"blob": blob})[0]["uses"] for blob in sorted(blobs)}
+    return gone, [blob for blob, used in uses.items() if not used]
 
 
 def _all(connection: Connection, query: str, values: dict[str, Any]) -> list[Row]:

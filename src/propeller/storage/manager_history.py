@@ -11,6 +11,7 @@ import msgspec
 from propeller import limits
 from propeller.core.events import SaveRun, SaveService
 from propeller.core.flow import Flow
+from propeller.core.retention import Keep
 from propeller.core.run import RunState
 from propeller.core.service import Service, ServiceRecord
 from propeller.core.task import Task
@@ -21,6 +22,7 @@ from propeller.storage.queries import Queries
 from propeller.stores.manager import (
     DropFlow,
     FlowRecord,
+    HistoryKind,
     MetricKind,
     SaveFlow,
     SaveMetric,
@@ -32,6 +34,7 @@ from propeller.wire import codec
 _FLOWS = Queries.load("manager", "flows.sql")
 _SERVICES = Queries.load("manager", "services.sql")
 _HISTORY = Queries.load("manager", "history.sql")
+_RETENTION = Queries.load("manager", "retention.sql")
 _pack = msgspec.msgpack.Encoder().encode
 _flow = msgspec.msgpack.Decoder(Flow).decode
 _task = msgspec.msgpack.Decoder(Task).decode
@@ -119,6 +122,30 @@ class HistoryReads:
 
         return await self._database.read(read)
 
+    async def expire(self, kind: HistoryKind, keep: Keep, now_s: float, *, dry: bool = False) -> int:
+        """See `stores.ManagerStore`."""
+        bounds = {"before": now_s - keep.max_age_s, "kept": keep.last}
+        if dry:
+            return await self._database.read(
+                lambda connection: connection.execute(_RETENTION[f"count_{kind}"], bounds).fetchone()["total"]
+            )
+        total = 0
+        while gone := await self._database.write(
+            lambda connection: connection.execute(_RETENTION[f"delete_{kind}"], bounds).rowcount
+        ):
+            total += gone
+        return total
+
+    async def files(self) -> frozenset[str]:
+        """See `stores.ManagerStore`."""
+        rows = await self._database.read(
+            lambda connection: connection.execute(_RETENTION.list_definitions).fetchall()
+        )
+        # Tasks first: what a redefinition takes out of one is in its service by then.
+        tasks = [_task(row["body"]) for row in rows]
+        tasks += [one.task for record in await self.services() for one in record.service.kept]
+        return frozenset(task.file_sha256 for task in tasks if task.file_sha256)
+
     async def metrics(
         self, kind: MetricKind, subject: str, *, offset: int, limit: int
     ) -> tuple[int, list[bytes]]:
@@ -171,7 +198,7 @@ def parts(connection: Connection, task_id: str, run: int) -> bytes | None:
 
 def add_event(connection: Connection, task_id: str, event: TaskEvent) -> None:
     """Append to a task's history; the oldest lines go."""
-    row = {"task_id": task_id, "body": _pack(event)}
+    row = {"task_id": task_id, "body": _pack(event), "at_s": event.at_s}
     ((number,),) = connection.execute(_HISTORY.insert_event, row).fetchall()
     if number > limits.TASK_EVENTS_KEPT:
         upto = {"task_id": task_id, "upto": number - limits.TASK_EVENTS_KEPT}
@@ -221,10 +248,10 @@ def _settle_flow(change: SettleFlow, _now: Instant, connection: Connection) -> N
     connection.execute(_FLOWS.settle_flow, {"id": change.flow_id, "touched": change.touched})
 
 
-def _save_metric(change: SaveMetric, _now: Instant, connection: Connection) -> None:
-    row = {"kind": change.kind, "subject": change.subject, "body": change.body}
-    connection.execute(_HISTORY.insert_metric, row)
-    connection.execute(_HISTORY.prune_metrics, {**row, "kept": limits.METRICS_KEPT})
+def _save_metric(change: SaveMetric, now: Instant, connection: Connection) -> None:
+    whose = {"kind": change.kind, "subject": change.subject}
+    connection.execute(_HISTORY.insert_metric, {**whose, "body": change.body, "at_s": now.wall_s})
+    connection.execute(_HISTORY.prune_metrics, {**whose, "kept": limits.METRICS_KEPT})
 
 
 def _save_service(change: SaveService, _now: Instant, connection: Connection) -> None:

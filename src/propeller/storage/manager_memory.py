@@ -1,6 +1,7 @@
 """The manager's records in plain Python, for simulated worlds: one instance is one disk."""
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from propeller import limits
 from propeller.core.events import DropProplet, SaveProplet, SaveRun, SaveService, SaveTask
 from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
+from propeller.core.retention import Aged, Keep, surplus
 from propeller.core.run import Run, RunState
 from propeller.core.service import Service, ServiceRecord
 from propeller.core.task import Task
@@ -21,6 +23,7 @@ from propeller.stores.manager import (
     DropLaunch,
     DropTask,
     FlowRecord,
+    HistoryKind,
     ManagerChange,
     MetricKind,
     SaveFlow,
@@ -49,7 +52,8 @@ class MemoryManagerStore:
         self.services_by_id: dict[str, Service] = {}
         self._parts: dict[tuple[str, int], dict[str, bytes]] = {}
         self._events: dict[str, tuple[TaskEvent, ...]] = {}
-        self._metrics: dict[tuple[MetricKind, str], tuple[bytes, ...]] = {}
+        self._metrics: dict[tuple[MetricKind, str], tuple[tuple[float, bytes], ...]] = {}
+        """Newest first, each with its time."""
 
     async def commit(self, changes: Sequence[ManagerChange]) -> None:
         """See `stores.ManagerStore`."""
@@ -91,7 +95,8 @@ class MemoryManagerStore:
                 self._change_flow(change)
             case SaveMetric(kind=kind, subject=subject, body=body):
                 kept = self._metrics.get((kind, subject), ())
-                self._metrics[kind, subject] = (body, *kept)[: limits.METRICS_KEPT]
+                measured = (self._clock.now().wall_s, body)
+                self._metrics[kind, subject] = (measured, *kept)[: limits.METRICS_KEPT]
 
     def _save_task(self, task: Task, *, new: bool) -> None:
         known = self.tasks_by_id.get(task.id)
@@ -283,7 +288,56 @@ class MemoryManagerStore:
     ) -> tuple[int, list[bytes]]:
         """See `stores.ManagerStore`."""
         found = self._metrics.get((kind, subject), ())
-        return len(found), list(found[offset : offset + limit])
+        return len(found), [body for _, body in found[offset : offset + limit]]
+
+    async def expire(self, kind: HistoryKind, keep: Keep, now_s: float, *, dry: bool = False) -> int:
+        """See `stores.ManagerStore`."""
+        if kind == "runs":
+            return self._expire_runs(keep, now_s, dry=dry)
+        if kind == "events":
+            old = surplus(
+                (
+                    Aged(name, number, one.at_s)
+                    for name, lines in self._events.items()
+                    for number, one in enumerate(lines)
+                ),
+                keep,
+                now_s,
+            )
+            for name, count in Counter(one.group for one in old).items() if not dry else ():
+                self._events[name] = self._events[name][count:]
+            return len(old)
+        return self._expire_metrics(keep, now_s, dry=dry)
+
+    def _expire_runs(self, keep: Keep, now_s: float, *, dry: bool) -> int:
+        ends = [Aged(run.task_id, run.number, saved.wall_s) for run, saved in self.runs.values()]
+        gone = [
+            (one.group, one.order)
+            for one in surplus(ends, keep, now_s)
+            if not self.runs[one.group, one.order][0].live and one.order < self._latest[one.group]
+        ]
+        for key in gone if not dry else ():
+            del self.runs[key]
+            self.results.pop(key, None)
+            self._parts.pop(key, None)
+        return len(gone)
+
+    def _expire_metrics(self, keep: Keep, now_s: float, *, dry: bool) -> int:
+        total = 0
+        for (kind, subject), lines in list(self._metrics.items()):
+            there = self.tasks_by_id if kind == "task" else self._proplets
+            aged = [Aged(subject, -number, at_s) for number, (at_s, _) in enumerate(lines)]
+            gone = len(surplus(aged, keep, now_s)) if subject in there else len(lines)
+            total += gone
+            if gone and not dry:
+                self._metrics[kind, subject] = lines[: len(lines) - gone]
+        return total
+
+    async def files(self) -> frozenset[str]:
+        """See `stores.ManagerStore`."""
+        tasks = [*self.tasks_by_id.values(), *self._definitions.values()]
+        tasks += [one.task for service in self.services_by_id.values() for one in service.kept]
+        return frozenset(task.file_sha256 for task in tasks if task.file_sha256)
 
 
 def _same(left: object, right: object) -> bool:

@@ -1,5 +1,6 @@
 """The blob store's twin in memory: the same promises without a disk or a thread."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Self
@@ -15,11 +16,14 @@ class MemoryBlobs:
 
     def __init__(self) -> None:
         self._contents: dict[str, bytes] = {}
+        self._stored_s: dict[str, float] = {}
+        """When each was stored last, by the loop's clock."""
 
     async def put(self, content: bytes) -> str:
         """Store and return the digest."""
         digest = hashlib.sha256(content).hexdigest()
         self._contents[digest] = bytes(content)
+        self._stored_s[digest] = asyncio.get_running_loop().time()
         return digest
 
     async def get(self, digest: str) -> bytes:
@@ -40,6 +44,14 @@ class MemoryBlobs:
     async def delete(self, digest: str) -> None:
         """Forget it; absent is fine."""
         self._contents.pop(check_digest(digest), None)
+
+    async def forget(self, digest: str, *, idle_s: float = limits.BLOB_IDLE_S) -> bool:
+        """Delete it unless it was stored within `idle_s`; whether it was there and is gone."""
+        at_s = self._stored_s.get(digest, -idle_s)
+        if digest not in self._contents or asyncio.get_running_loop().time() - at_s < idle_s:
+            return False
+        del self._contents[digest]
+        return True
 
     async def read_chunks(self, digest: str, chunk_bytes: int = CHUNK_BYTES) -> AsyncIterator[bytes]:
         """The content in pieces; raises `NotFound`."""

@@ -1,11 +1,11 @@
-"""Model versions on disk and in memory: two stores, one contract. They must not know HTTP, nor read a model.
+"""Model versions in a database and files; `model_memory` is the twin. It knows no HTTP and reads no model.
 
 Where a version goes is decided by `fl.versions.place` alone; a store gathers the facts and obeys, in one
 transaction. Content is immutable: small content lies in its row, larger content in the blob store, written
 and fsynced before the row that names it.
 """
 
-from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,9 @@ import msgspec
 
 from propeller import limits
 from propeller.errors import NotFound, StorageBroken
-from propeller.fl.versions import ModelVersion, Proposal, place
+from propeller.fl.versions import Artifact, ModelVersion, Proposal, place
 from propeller.ports import BlobFiles, BlobWriter
 from propeller.storage.connection import Connection, Row, SqlDatabase
-from propeller.storage.memory_blobs import MemoryBlobs
 from propeller.storage.queries import Queries
 from propeller.wire import codec
 
@@ -56,14 +55,22 @@ class SqlModelStore:
         return await self._blobs.mapped(digest)
 
     async def adopt(
-        self, proposal: Proposal, content: str, *, state: str | None = None, created_at_s: float
+        self,
+        proposal: Proposal,
+        content: str,
+        *,
+        state: str | None = None,
+        created_at_s: float,
+        pulled: Artifact | None = None,
     ) -> tuple[ModelVersion, bool]:
         """See `stores.ModelStore`."""
         held = {"content": None, "blob": content, "content_bytes": len(await self.file(content))}
         held_state: dict[str, Any] = {"content_bytes": 0}
         if state is not None:
             held_state = {"content": None, "blob": state, "content_bytes": len(await self.file(state))}
-        return await self._database.write(partial(_add, proposal, created_at_s, held, held_state))
+        return await self._database.write(
+            partial(_add, proposal, created_at_s, held, held_state, pulled=pulled)
+        )
 
     async def mapped(self, name: str, version: int) -> memoryview:
         """See `stores.ModelStore`."""
@@ -125,6 +132,52 @@ class SqlModelStore:
         """See `stores.ModelStore`."""
         return await self._database.read(_names)
 
+    async def records(self) -> list[ModelVersion]:
+        """See `stores.ModelStore`."""
+        rows = await self._database.read(lambda connection: connection.execute(_SQL.list_records).fetchall())
+        return [found for row in rows if (found := _read(row))]
+
+    async def delete(self, name: str, version: int, *, at_s: float) -> bool:
+        """See `stores.ModelStore`."""
+        files = await self._database.write(partial(_clear, name, version, at_s))
+        for blob in files or ():
+            await self._blobs.forget(blob)
+        return files is not None
+
+    async def sweep(self) -> int:
+        """See `stores.ModelStore`."""
+        gone = 0
+        for blob in await self._blobs.digests():
+            if not await self._database.read(partial(_named, blob)):
+                gone += await self._blobs.forget(blob)
+        return gone
+
+    async def note(self, name: str, version: int, artifact: Artifact) -> None:
+        """See `stores.ModelStore`."""
+        await self._database.write(partial(_note, name, version, artifact))
+
+    async def artifacts(self, name: str, version: int) -> tuple[Artifact, ...]:
+        """See `stores.ModelStore`."""
+        named = {"name": name, "version": version}
+        rows = await self._database.read(
+            lambda connection: connection.execute(_SQL.list_artifacts, named).fetchall()
+        )
+        return tuple(_artifact(row) for row in rows)
+
+    async def of_artifact(self, name: str, digest: str) -> ModelVersion | None:
+        """See `stores.ModelStore`."""
+        wanted = {"name": name, "digest": digest}
+        return await self._database.read(
+            lambda connection: _read(connection.execute(_SQL.select_of_artifact, wanted).fetchone())
+        )
+
+    async def unpublished(self, target: str) -> list[tuple[str, int]]:
+        """See `stores.ModelStore`."""
+        rows = await self._database.read(
+            lambda connection: connection.execute(_SQL.list_unpublished, {"target": target}).fetchall()
+        )
+        return [(row["name"], row["version"]) for row in rows]
+
 
 def _place(proposal: Proposal, connection: Connection) -> ModelVersion | int:
     name, parent = proposal.name, proposal.parent
@@ -144,6 +197,8 @@ def _add(
     held: dict[str, Any],
     held_state: dict[str, Any],
     connection: Connection,
+    *,
+    pulled: Artifact | None = None,
 ) -> tuple[ModelVersion, bool]:
     placed = _place(proposal, connection)
     if isinstance(placed, ModelVersion):
@@ -153,7 +208,32 @@ def _add(
     if held_state["content_bytes"]:
         named = {"name": stored.name, "version": stored.version}
         connection.execute(_SQL.insert_state, {**named, **held_state})
+    if pulled is not None:
+        _note(stored.name, stored.version, pulled, connection)
     return stored, True
+
+
+def _note(name: str, version: int, artifact: Artifact, connection: Connection) -> None:
+    if _find(name, version, connection) is None:
+        raise unknown(name, version)
+    row = {field.name: getattr(artifact, field.name) for field in fields(artifact)}
+    connection.execute(_SQL.insert_artifact, {"name": name, "version": version, **row})
+
+
+def _clear(name: str, version: int, at_s: float, connection: Connection) -> list[str] | None:
+    """The files that nothing names any more, or None if there was no content to delete."""
+    held = [_content(name, version, connection), _state(name, version, connection)]
+    if held[0] is None:
+        return None
+    named = {"name": name, "version": version}
+    connection.execute(_SQL.clear_version, {**named, "at_s": at_s, "nothing": b""})
+    connection.execute(_SQL.delete_state, named)
+    files = {one[1] for one in held if one is not None and one[1] is not None}
+    return [one for one in sorted(files) if not _named(one, connection)]
+
+
+def _named(blob: str, connection: Connection) -> bool:
+    return bool(connection.execute(_SQL.count_blob, {"blob": blob}).fetchone()["uses"])
 
 
 def _row(version: ModelVersion) -> dict[str, Any]:
@@ -185,6 +265,17 @@ def _read(row: Row | None) -> ModelVersion | None:
         metrics=msgspec.json.decode(row["metrics"], type=dict[str, float]),
         created_at_s=row["created_at_s"],
         content_bytes=row["content_bytes"],
+        deleted_at_s=row["deleted_at_s"],
+    )
+
+
+def _artifact(row: Row) -> Artifact:
+    return Artifact(
+        kind=row["kind"],
+        reference=row["reference"],
+        digest=row["digest"],
+        target=row["target"],
+        at_s=row["at_s"],
     )
 
 
@@ -228,88 +319,6 @@ def version_of(proposal: Proposal, version: int, content_bytes: int, created_at_
         created_at_s=created_at_s,
         content_bytes=content_bytes,
     )
-
-
-class MemoryModelStore:
-    """`stores.ModelStore` without a disk, for simulated worlds; one instance is one durable store."""
-
-    def __init__(self) -> None:
-        self._stored: dict[tuple[str, int], tuple[ModelVersion, bytes]] = {}
-        self._states: dict[tuple[str, int], bytes] = {}
-        self._blobs = MemoryBlobs()
-
-    async def add(
-        self, proposal: Proposal, content: bytes, *, state: bytes = b"", created_at_s: float
-    ) -> tuple[ModelVersion, bool]:
-        """See `stores.ModelStore`."""
-        name = proposal.name
-        numbers = await self.versions(name)
-        found = place(
-            proposal,
-            of_round=self._first(lambda one: one.name == name and one.round_id == proposal.round_id)
-            if proposal.round_id is not None
-            else None,
-            at_version=await self.find(name, proposal.version) if proposal.version is not None else None,
-            latest=numbers[-1] if numbers else None,
-            parent_known=proposal.parent in numbers,
-        )
-        if isinstance(found, ModelVersion):
-            return found, False
-        stored = version_of(proposal, found, len(content), created_at_s)
-        self._stored[name, found] = (stored, bytes(content))
-        self._states[name, found] = bytes(state)
-        return stored, True
-
-    def open_writer(self) -> BlobWriter:
-        """See `stores.ModelStore`."""
-        return self._blobs.open_writer(limits.MODEL_FILE_BYTES_MAX)
-
-    async def file(self, digest: str) -> memoryview:
-        """See `stores.ModelStore`."""
-        return await self._blobs.mapped(digest)
-
-    async def adopt(
-        self, proposal: Proposal, content: str, *, state: str | None = None, created_at_s: float
-    ) -> tuple[ModelVersion, bool]:
-        """See `stores.ModelStore`."""
-        held = b"" if state is None else await self._blobs.get(state)
-        whole = await self._blobs.get(content)
-        return await self.add(proposal, whole, state=held, created_at_s=created_at_s)
-
-    async def mapped(self, name: str, version: int) -> memoryview:
-        """See `stores.ModelStore`."""
-        return memoryview(await self.content(name, version))
-
-    async def state_mapped(self, name: str, version: int) -> memoryview:
-        """See `stores.ModelStore`."""
-        return memoryview(await self.state(name, version))
-
-    async def find(self, name: str, version: int) -> ModelVersion | None:
-        """See `stores.ModelStore`."""
-        entry = self._stored.get((name, version))
-        return None if entry is None else entry[0]
-
-    async def content(self, name: str, version: int) -> bytes:
-        """See `stores.ModelStore`."""
-        entry = self._stored.get((name, version))
-        if entry is None:
-            raise unknown(name, version)
-        return entry[1]
-
-    async def state(self, name: str, version: int) -> bytes:
-        """See `stores.ModelStore`."""
-        return self._states.get((name, version), b"")
-
-    async def versions(self, name: str) -> tuple[int, ...]:
-        """See `stores.ModelStore`."""
-        return tuple(sorted(number for owner, number in self._stored if owner == name))
-
-    async def names(self) -> tuple[str, ...]:
-        """See `stores.ModelStore`."""
-        return tuple(sorted({name for name, _ in self._stored}))
-
-    def _first(self, wanted: Callable[[ModelVersion], bool]) -> ModelVersion | None:
-        return next((version for version, _ in self._stored.values() if wanted(version)), None)
 
 
 def _lost(name: str, version: int, blob: str) -> StorageBroken:

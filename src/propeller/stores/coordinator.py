@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from propeller.core.retention import Aged
 from propeller.fl.experiment import Experiment
 from propeller.fl.round import RoundState
 from propeller.fl.round_events import Accepted, Refusal
@@ -194,4 +195,16 @@ class CoordinatorStore(Protocol):
 
     async def contents(self, round_id: str) -> list[StoredUpdate]:
         """The same with their tensors."""
+        ...
+
+    async def with_contents(self) -> list[Aged]:
+        """Rounds that have ended and have updates whose tensors are kept: by order, and when they began."""
+        ...
+
+    async def drop_contents(self, rounds: Sequence[int]) -> tuple[int, list[str]]:
+        """Forget the tensors of all updates of ended rounds of these orders; records of updates stay.
+
+        Answers how many updates lost theirs, and the blobs that no update names any more. A round that has
+        not ended is left alone.
+        """
         ...

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from propeller.core.events import DropProplet, SaveProplet, SaveRun, SaveService, SaveTask
 from propeller.core.flow import Flow
 from propeller.core.proplet import Proplet
+from propeller.core.retention import Keep
 from propeller.core.run import Run, RunState
 from propeller.core.service import ServiceRecord
 from propeller.core.task import Task
@@ -96,6 +97,8 @@ class TaskEvent:
 
 
 MetricKind = Literal["proplet", "task"]
+HistoryKind = Literal["runs", "events", "metrics"]
+"""What grows with time: ended runs of each task, lines of its history, measurements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +204,18 @@ class ManagerStore(Protocol):
 
     async def events(self, task_id: str, *, offset: int, limit: int) -> tuple[int, list[TaskEvent]]:
         """A page of a task's history, oldest first, and how many events are kept; for no task, none."""
+        ...
+
+    async def expire(self, kind: HistoryKind, keep: Keep, now_s: float, *, dry: bool = False) -> int:
+        """Delete what `core.retention.surplus` names, or count it if `dry`; how many that are.
+
+        A task's latest run is never among them, nor one that has not ended. Measurements of tasks and
+        proplets that are gone always are.
+        """
+        ...
+
+    async def files(self) -> frozenset[str]:
+        """The digests of all inline modules that a task, a live run or a service's revision is made of."""
         ...
 
     async def metrics(

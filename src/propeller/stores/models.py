@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from propeller.fl.versions import ModelVersion, Proposal
+from propeller.fl.versions import Artifact, ModelVersion, Proposal
 from propeller.ports import BlobWriter
 
 
@@ -29,11 +29,18 @@ class ModelStore(Protocol):
         ...
 
     async def adopt(
-        self, proposal: Proposal, content: str, *, state: str | None = None, created_at_s: float
+        self,
+        proposal: Proposal,
+        content: str,
+        *,
+        state: str | None = None,
+        created_at_s: float,
+        pulled: Artifact | None = None,
     ) -> tuple[ModelVersion, bool]:
         """As `add`, of content and state that writers committed: their digests.
 
-        A version that is refused leaves its files behind, which nothing refers to.
+        A version that is refused leaves its files behind, which nothing refers to. That a new version was
+        `pulled` is written down with it, so that it is not pulled twice.
         """
         ...
 
@@ -63,6 +70,38 @@ class ModelStore(Protocol):
 
     async def names(self) -> tuple[str, ...]:
         """All models that have a version, in name order."""
+        ...
+
+    async def records(self) -> list[ModelVersion]:
+        """Every version of every model by name and number, the deleted ones too."""
+        ...
+
+    async def delete(self, name: str, version: int, *, at_s: float) -> bool:
+        """Delete content and state for ever; False if there is none. The record stays, with its number.
+
+        The row goes first and files after it: a crash between leaves a file that nothing names, which
+        `sweep` finds, and never a version without its file.
+        """
+        ...
+
+    async def sweep(self) -> int:
+        """Delete files that no version names and nobody is storing, and say how many."""
+        ...
+
+    async def note(self, name: str, version: int, artifact: Artifact) -> None:
+        """Write down that a version is in an OCI registry; again is fine. Raises `NotFound`."""
+        ...
+
+    async def artifacts(self, name: str, version: int) -> tuple[Artifact, ...]:
+        """Where a version is in OCI registries, oldest first."""
+        ...
+
+    async def of_artifact(self, name: str, digest: str) -> ModelVersion | None:
+        """The version of model `name` that the artefact of this digest is, or None."""
+        ...
+
+    async def unpublished(self, target: str) -> list[tuple[str, int]]:
+        """Name and number of every version that was not pushed for `target`, oldest first."""
         ...
 
 

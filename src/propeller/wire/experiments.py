@@ -87,6 +87,8 @@ class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which part of their data participants train on; empty: all, or where there is evaluation, `train`."""
     privacy: Any = None
     """Reserved."""
+    model_source: str | None = None
+    """The artefact, with its digest, that `model_ref` was pulled from: said by who had it pulled."""
 
     @property
     def chosen(self) -> StrategyBody:
@@ -141,25 +143,6 @@ class UpdateAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     status: str
     duplicate: bool = False
-
-
-class JoinBody(Struct, frozen=True, kw_only=True):
-    """`POST /rounds/{id}/join`: a task started by hand on this proplet wants to take part."""
-
-    proplet_id: str | None = None
-    model_uri: str | None = None
-    image: str | None = None
-    hyperparams: dict[str, Any] | None = None
-    timeout_s: float | None = None
-
-
-class JoinAnswer(Struct, frozen=True, kw_only=True):
-    """Its answer; `manual` if tasks started by hand opened the round."""
-
-    round_id: str
-    manual: bool
-    model_ref: str
-    status: Literal["joined"] = "joined"
 
 
 class RoundStatus(Struct, frozen=True, kw_only=True):
@@ -234,6 +217,8 @@ class RoundView(Struct, frozen=True, kw_only=True):
     """Participants whose tasks ended without an update, and why."""
     config_hash: str = ""
     """SHA-256 of the request that made the experiment."""
+    base_source: str = ""
+    """The artefact that the base was pulled from, `oci://…@sha256:…`, where the experiment named one."""
 
 
 class RoundDetail(RoundView, frozen=True, kw_only=True):
@@ -290,6 +275,7 @@ class ExperimentView(Struct, frozen=True, kw_only=True):
     """What was measured last."""
     best: float | None = None
     best_version: int | None = None
+    base_source: str = ""
 
 
 class ExperimentDetail(ExperimentView, frozen=True, kw_only=True):
@@ -352,19 +338,6 @@ class ParticipantRows(Struct, frozen=True, kw_only=True):
 
     experiment_id: str
     participants: list[ParticipantRow]
-
-
-class DrawnBody(Struct, frozen=True, kw_only=True):
-    """`POST /rounds/{id}/participants`: whom the manager drew, and how many updates close the set."""
-
-    participants: list[str]
-    k_of_n: NonNegative = 0
-
-
-class LostBody(Struct, frozen=True, kw_only=True):
-    """`POST /rounds/{id}/lost`: participants whose tasks ended without an update, and why."""
-
-    participants: dict[str, str]
 
 
 class TaskConfig(Struct, frozen=True, kw_only=True):

@@ -84,12 +84,70 @@ class ModelStored(Struct, frozen=True, kw_only=True):
     sha256: str = ""
 
 
+class ArtifactView(Struct, frozen=True, kw_only=True):
+    """Where a version is in an OCI registry: `kind` is pushed or pulled."""
+
+    kind: Literal["pushed", "pulled"]
+    reference: str
+    digest: str
+
+
 class ModelInfo(Struct, frozen=True, kw_only=True):
     """What the coordinator wants of `GET /models/{name}/versions/{version}/info`."""
 
     strategy: StrategyUsed | None = None
     sha256: str = ""
     bytes: int = 0
+    artifacts: list[ArtifactView] = []
+
+
+class ModelLineage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The config of a model's artefact: where the version came from, in the registry that pushed it."""
+
+    name: str = ""
+    version: int | None = None
+    sha256: str = ""
+    parent: int | None = None
+    round_id: str | None = None
+    strategy: StrategyUsed | None = None
+    participants: list[str] = []
+    metrics: dict[str, float] = {}
+    created_at: str = ""
+
+
+class PushModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`POST /models/{name}/versions/{version}/push`."""
+
+    reference: str = ""
+    """`HOST[:PORT]/NAME[:TAG]`; empty: where this registry pushes every version."""
+
+
+class ModelPushed(Struct, frozen=True, kw_only=True):
+    """Its answer; `reference` has the digest."""
+
+    name: str
+    version: int
+    reference: str
+    digest: str
+
+
+class PullModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`POST /models/import`: an artefact becomes a version of `name`, once."""
+
+    reference: str
+    name: str = ""
+    """Empty: as its pusher named it, or as its repository is called."""
+
+
+class ModelPulled(Struct, frozen=True, kw_only=True):
+    """Its answer: `model_ref` is what experiments and tasks call the version."""
+
+    name: str
+    version: int
+    model_ref: str
+    reference: str
+    digest: str
+    new: bool
 
 
 class UpdateToFold(Struct, frozen=True, kw_only=True):

@@ -31,15 +31,11 @@ from propeller.http.server import json_body, json_bytes, media_type
 from propeller.stores.coordinator import RoundRecord
 from propeller.wire import codec
 from propeller.wire.experiments import (
-    DrawnBody,
     ExperimentBody,
     ExperimentConfigured,
     ExperimentDetail,
     ExperimentPage,
     ExperimentView,
-    JoinAnswer,
-    JoinBody,
-    LostBody,
     MetricRows,
     NextRound,
     ParticipantRows,
@@ -49,7 +45,9 @@ from propeller.wire.experiments import (
     RoundTaskAnswer,
     UpdateAnswer,
 )
-from propeller.wire.models import SAFETENSORS
+from propeller.wire.joining import DrawnBody, JoinAnswer, JoinBody, LostBody
+from propeller.wire.models import SAFETENSORS, ModelPulled, PullModel
+from propeller.wire.retention import ModelsInUse, VersionName
 
 TOKEN_HEADER = "x-update-token"  # noqa: S105 - the name of a header
 _DIGITS_MAX = 20
@@ -109,7 +107,19 @@ def _experiments(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     async def resume(experiment_id: FromPath[str]) -> ExperimentView:
         return experiment_view(await coordinator.experiments.resume(experiment_id))
 
-    return [register, list_experiments, show_experiment, stop, pause, resume]
+    @post("/models/import", summary="Make an OCI registry's artefact a version of a model", status_code=200)
+    async def import_model(request: AnyRequest) -> ModelPulled:
+        """Once: the same artefact again is the same version."""
+        return await coordinator.experiments.pulled(await json_body(request, PullModel, "the order"))
+
+    @get("/models/in-use", summary="Model versions that experiments and rounds in progress need")
+    async def models_in_use() -> ModelsInUse:
+        versions, rounds = coordinator.engine.in_use()
+        return ModelsInUse(
+            versions=[VersionName(name=one.name, version=one.version) for one in versions], rounds=rounds
+        )
+
+    return [register, list_experiments, show_experiment, stop, pause, resume, import_model, models_in_use]
 
 
 def _numbers(coordinator: Coordinator) -> list[HTTPRouteHandler]:

@@ -47,7 +47,7 @@ async def build(
     await coordinator.load()
     return coordinator, create_app(
         ROLE,
-        routes(coordinator),
+        [*routes(coordinator), *coordinator.sweeper.routes()],
         counted,
         lambda: {"status": "ok", "rounds_live": len(coordinator.engine.rounds)},
         offload=offload,

@@ -20,6 +20,7 @@ from propeller.fl.experiment import (
     StopRound,
     begun,
 )
+from propeller.fl.model_ref import ModelRef
 from propeller.fl.plan import EVALUATION, ExperimentSpec, generated_id
 from propeller.fl.round import Round, RoundState
 from propeller.fl.round_events import (
@@ -73,6 +74,25 @@ class Engine:
             )
             for record, accepted in live.rounds
         }
+
+    def in_use(self) -> tuple[list[ModelRef], list[str]]:
+        """Model versions that live experiments and rounds need, and the ids of the latter.
+
+        Of an experiment its first, its newest and its best model; of a round its base, and the bases of those
+        who were asked before and may bring their update in it.
+        """
+        versions: set[ModelRef] = set()
+        for record in self.experiments.values():
+            experiment = record.experiment
+            versions |= {experiment.spec.model, experiment.model}
+            if experiment.best_version is not None:
+                versions.add(ModelRef(name=experiment.model.name, version=experiment.best_version))
+            if experiment.buffer is not None:
+                versions |= {origin.base for origin in experiment.buffer.away().values()}
+        for live in self.rounds.values():
+            spec = live.round.spec
+            versions |= {spec.base, *(origin.base for origin in spec.carried.values())}
+        return sorted(versions, key=lambda one: (one.name, one.version)), sorted(self.rounds)
 
     def settle(self, batch: Batch) -> None:
         """The batch is written: forget what has ended."""

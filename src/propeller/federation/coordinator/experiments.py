@@ -13,7 +13,7 @@ from propeller.errors import BadInput, Conflict, NotFound, Unsupported
 from propeller.federation.coordinator.engine import Engine
 from propeller.federation.coordinator.intake import Decide
 from propeller.federation.coordinator.peers import Peers
-from propeller.fl.model_ref import ModelRef, parse_model_ref
+from propeller.fl.model_ref import ModelRef, is_artifact, parse_model_ref
 from propeller.fl.plan import Evaluation, ExperimentSpec, Stopping, plan
 from propeller.fl.round_events import Joined
 from propeller.fl.round_spec import RoundSpec
@@ -24,7 +24,9 @@ from propeller.fl.strategies.registry import DEFAULT, strategy, told
 from propeller.fl.update_format import parse_format
 from propeller.stores.coordinator import CoordinatorStore, ExperimentRecord
 from propeller.wire import codec
-from propeller.wire.experiments import DrawnBody, EvaluationBody, ExperimentBody, JoinBody, LateBody, LostBody
+from propeller.wire.experiments import EvaluationBody, ExperimentBody, LateBody
+from propeller.wire.joining import DrawnBody, JoinBody, LostBody
+from propeller.wire.models import ModelPulled, PullModel
 
 MANUAL = "manual-"
 """Experiments of rounds that a task started by hand opened are named after the round."""
@@ -55,15 +57,32 @@ class Experiments:
     async def register(self, body: ExperimentBody) -> tuple[ExperimentSpec, bool]:
         """Begin an experiment. False if an equal request did so before.
 
-        Raises `BadInput` naming what is wrong (`missing_model` if the registry lacks the version), `Conflict`
-        `round_id_taken` if the round id is that of another request.
+        A `model_ref` in an OCI registry is pulled first; while that cannot be reached nothing is registered,
+        and `PeerUnavailable` says so. Raises `BadInput` naming what is wrong (`missing_model` if the registry
+        lacks the version), `Conflict` `round_id_taken` if the round id is that of another request.
         """
         spec = self._planned(body)
+        if is_artifact(body.model_ref or "") and await self._known(spec, body) is None:
+            pulled = await self.pulled(PullModel(reference=body.model_ref or ""))
+            spec = replace(spec, model=parse_model_ref(pulled.model_ref), source=pulled.reference)
+        elif body.model_source and not await self._peers.came_from(spec.model, body.model_source):
+            raise BadInput(
+                f"model_source: {spec.model.uri} was not pulled from {body.model_source[:200]!r}",
+                code="bad_model_source",
+            )
         async with self._registering:
-            known = await self._store.experiment(spec.series)
-            if known is not None and known.digest == body.digest:
+            if known := await self._known(spec, body):
                 return known.experiment.spec, False
             return await self._open(spec, body.digest)
+
+    async def pulled(self, order: PullModel) -> ModelPulled:
+        """Have an artefact made a version of a model. Raises `BadInput`, `PeerUnavailable`, `PeerRefused`."""
+        return await self._peers.pulled(order)
+
+    async def _known(self, spec: ExperimentSpec, body: ExperimentBody) -> ExperimentRecord | None:
+        """The experiment that an equal request made before."""
+        known = await self._store.experiment(spec.series)
+        return known if known is not None and known.digest == body.digest else None
 
     async def join(self, round_id: str, body: JoinBody) -> RoundSpec:
         """Let a task started by hand take part in a round, which is opened for it if there is none.
@@ -143,7 +162,10 @@ class Experiments:
             experiment_id=body.experiment_id or new_id(self._random),
             round_id=body.round_id or "",
             participants=body.participants or [],
-            model=parse_model_ref(body.model_ref or ""),
+            # What an artefact becomes is known once it is pulled, which is not begun for a bad request.
+            model=ModelRef(version=0)
+            if is_artifact(body.model_ref or "")
+            else parse_model_ref(body.model_ref or ""),
             k_of_n=body.k_of_n or 0,
             min_updates=body.min_updates,
             timeout_s=body.timeout_s or 0.0,
@@ -162,6 +184,7 @@ class Experiments:
             staleness_max=_staleness(body, algorithm.name),
             data_part=body.data_part or "",
         )
+        planned = replace(planned, source=body.model_source or "")
         return _enough(planned, body, algorithm.name, algorithm.least_updates(settings))
 
     async def _open(self, spec: ExperimentSpec, digest: str) -> tuple[ExperimentSpec, bool]:
@@ -170,6 +193,7 @@ class Experiments:
                 f"round {taken!r} was registered before, with another request; choose another id",
                 code="round_id_taken",
             )
+        await self._peers.hold(spec.model)
         base_hash = (await self._peers.base(spec.model)).sha256
         opened = await self._decide(
             lambda batch, now: self._engine.open(

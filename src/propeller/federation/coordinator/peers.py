@@ -1,21 +1,24 @@
 """The aggregator and the model registry as the coordinator sees them. Knows no rounds' life.
 
-The heavy halves (`base_of`, `aggregate_body`, `model_body`) are functions of bytes and tensors, so that they
-can run wherever `offload` runs them.
+What is heavy is in `bodies`, and runs wherever `offload` runs it.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from typing import Any, Final
-
-import numpy as np
-from msgspec import structs
+from typing import Final
 
 from propeller import limits
 from propeller.errors import BadInput, CallerError, PeerRefused
+from propeller.federation.coordinator.bodies import (
+    REFUSED,
+    Work,
+    aggregate_body,
+    base_of,
+    base_of_file,
+    model_body,
+    used,
+)
 from propeller.federation.coordinator.pouring import Pipe, decoded, good, pour
 from propeller.federation.offload import Offload
 from propeller.fl.aggregation import state_like
@@ -25,59 +28,25 @@ from propeller.fl.tensor_files import header_bytes, layout_of, shapes, view
 from propeller.fl.tensors import (
     EMPTY,
     Tensors,
-    cast_like,
-    check_finite,
-    check_like,
-    content_hash,
-    from_json,
-    from_safetensors,
-    to_json,
-    to_safetensors,
 )
 from propeller.fl.versions import GLOBAL_MODEL
 from propeller.ports import BlobFiles, HttpStreams, Response
 from propeller.wire import codec
 from propeller.wire.models import (
-    MODEL_FILES,
     SAFETENSORS,
-    AggregateBody,
     AggregateFiles,
-    Folded,
     ModelInfo,
+    ModelPulled,
     ModelStored,
+    PullModel,
     Source,
     StoreFiles,
-    StoreModel,
-    StrategyUsed,
-    UpdateSource,
-    UpdateToFold,
 )
 
 BASES_MAX: Final = 8
 """Base models kept decoded: rounds of a few experiments at a time share them."""
 COPIES_MAX: Final = 2
 """Large base models kept on disk, for updates that are differences from them."""
-_REFUSED: Final = "registry_refused"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """One aggregation: what to fold, how, and where the result belongs. `contents` are safetensors files."""
-
-    round_id: str
-    base: ModelRef
-    participants: Sequence[str]
-    samples: Sequence[int]
-    staleness: Sequence[int] = ()
-    """Of each, where any came late."""
-    contents: Sequence[bytes] = ()
-    """Of a model that is not large."""
-    files: Sequence[UpdateSource] = ()
-    """Of a large one."""
-    strategy: str
-    strategy_version: int
-    options: Mapping[str, Any]
-    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +89,10 @@ class Peers:
         self._offload = offload
         self._bases: OrderedDict[ModelRef, Base] = OrderedDict()
 
+    def copies(self) -> frozenset[str]:
+        """The blobs that are copies of base models."""
+        return frozenset(self._copies.values())
+
     async def base(self, ref: ModelRef) -> Base:
         """A model version. Versions never change, so the last few are remembered.
 
@@ -131,6 +104,48 @@ class Peers:
                 self._bases.popitem(last=False)
         self._bases.move_to_end(ref)
         return self._bases[ref]
+
+    async def hold(self, ref: ModelRef) -> None:
+        """Keep a version from being deleted while it becomes an experiment's base.
+
+        Raises `BadInput` `missing_model` if it is being deleted, `PeerUnavailable`. Whether the version
+        is there, `base` asks anew.
+        """
+        url = f"{self._version(ref)}/hold"
+        try:
+            good(await self._http.request("POST", url), f"POST {url}", "registry")
+        except PeerRefused as error:
+            self._bases.pop(ref, None)
+            if error.status == 409:  # noqa: PLR2004 - the HTTP status
+                raise BadInput(f"{ref.uri} is just being deleted", code="missing_model") from error
+
+    async def pulled(self, order: PullModel) -> ModelPulled:
+        """Have the registry pull an artefact. Raises `BadInput`, `PeerUnavailable`, `PeerRefused`."""
+        url = f"{self._registry}/models/import"
+        answer = await self._http.request(
+            "POST",
+            url,
+            headers={"content-type": "application/json"},
+            body=codec.encode(order),
+            timeout_s=limits.HTTP_STREAM_S,
+        )
+        try:
+            good(answer, f"model {order.reference[:200]}", "registry")
+        except PeerRefused as error:
+            if error.status in {400, 404}:
+                raise BadInput(error.message, code="missing_model") from error
+            raise
+        found: ModelPulled = decoded(ModelPulled, answer.body, "the registry's answer")
+        return found
+
+    async def came_from(self, ref: ModelRef, source: str) -> bool:
+        """Whether the registry pulled that version from the artefact `source`."""
+        try:
+            told = await self._ask("GET", f"{self._version(ref)}/info", b"", "registry")
+        except PeerRefused:
+            return False
+        known = decoded(ModelInfo, told.body, "the registry's answer").artifacts
+        return any(one.digest == source.rpartition("@")[2] for one in known)
 
     async def values(self, ref: ModelRef) -> Tensors:
         """A version's tensors with their values; a large one is copied to this disk and read there.
@@ -236,7 +251,7 @@ class Peers:
                 large=True,
             )
         except CallerError as error:
-            raise PeerRefused(f"the registry's {ref.uri} is no model: {error}", code=_REFUSED) from error
+            raise PeerRefused(f"the registry's {ref.uri} is no model: {error}", code=REFUSED) from error
 
     async def piece(self, ref: ModelRef, begin: int, end: int) -> bytes:
         """Bytes `begin` to `end` of a version's file. Raises `PeerUnavailable`, `PeerRefused`."""
@@ -295,94 +310,3 @@ class Peers:
             pipe=Pipe(head + b"\n", model.header, size),
         )
         return Made(version=stored.version, model_hash=stored.sha256)
-
-
-def used(work: Work) -> StrategyUsed:
-    """How the model is made, as its version will say."""
-    return StrategyUsed(name=work.strategy, version=work.strategy_version, options=dict(work.options))
-
-
-def base_of(body: bytes, what: str) -> tuple[Tensors, str]:
-    """The tensors of a bare model object and their hash. Raises `PeerRefused` if it is none."""
-    try:
-        tensors, _ = from_json(decoded(dict[str, Any], body, what), what)
-        check_finite(tensors, what)
-    except CallerError as error:
-        raise PeerRefused(f"the registry's {what} is no model: {error}", code=_REFUSED) from error
-    return tensors, content_hash(tensors)
-
-
-def base_of_file(content: bytes, what: str) -> tuple[Tensors, str]:
-    """The same of a safetensors file, which keeps dtypes. Raises `BadInput`, `TooLarge`."""
-    tensors = from_safetensors(content, what)
-    check_finite(tensors, what)
-    return tensors, content_hash(tensors)
-
-
-def aggregate_body(work: Work, base: Tensors, state: Tensors, sizes: Sequence[int], joined: bytes) -> bytes:
-    """The body of `POST /aggregate`; `joined` are contents of `sizes` bytes, one per participant."""
-    ends = list(accumulate(sizes))
-    contents = [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    updates = [
-        UpdateToFold(
-            round_id=work.round_id,
-            proplet_id=participant,
-            num_samples=samples,
-            staleness=staleness,
-            update=to_json(from_safetensors(content, f"the stored update of {participant!r}")),
-        )
-        for participant, samples, staleness, content in zip(
-            work.participants,
-            work.samples,
-            work.staleness or [0] * len(contents),
-            contents,
-            strict=True,
-        )
-    ]
-    return codec.encode(
-        AggregateBody(
-            updates=updates,
-            strategy=work.strategy,
-            options=dict(work.options),
-            base=to_json(base),
-            state=to_json(state),
-        )
-    )
-
-
-def model_body(answer: bytes, base: Tensors, work: Work, made_by: StrategyUsed) -> tuple[bytes, str, str]:
-    """The aggregator's answer checked against `base`: body and type of `POST /models`, and the content hash.
-
-    JSON knows float64 only, so a model that has other types goes as files.
-    """
-    what = "the aggregator's answer"
-    folded = decoded(Folded, answer, what)
-    like = strategy(work.strategy).expects(base)
-    model = cast_like(from_json(folded.model, what)[0], like, what)
-    check_like(model, like, what)
-    check_finite(model, what)
-    state, _ = from_json(folded.state, f"the state in {what}")
-    head = StoreFiles(
-        name=work.base.name,
-        parent=work.base.version,
-        round_id=work.round_id,
-        strategy=made_by,
-        participants=list(work.participants),
-        metrics=dict(work.metrics),
-    )
-    digest = content_hash(model)
-    if any(array.dtype != np.float64 for array in model.values()):
-        files = to_safetensors(model), to_safetensors(state) if state else b""
-        line = structs.replace(head, model_bytes=len(files[0]), state_bytes=len(files[1]))
-        return b"".join((codec.encode(line), b"\n", *files)), MODEL_FILES, digest
-    body = StoreModel(
-        model=to_json(model),
-        state=to_json(state),
-        name=head.name,
-        parent=head.parent,
-        round_id=head.round_id,
-        strategy=head.strategy,
-        participants=head.participants,
-        metrics=head.metrics,
-    )
-    return codec.encode(body), "application/json", digest

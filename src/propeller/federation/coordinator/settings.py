@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from propeller.core.retention import Retention
 from propeller.wire.topics import Topics
 
 
@@ -19,5 +20,7 @@ class CoordinatorSettings:
     mirror: bool = True
     """Whether the older application's root topics are spoken too."""
     token_secret: bytes = field(default=b"", repr=False)
+    retention: Retention = field(default_factory=Retention)
+    """How long the tensors of updates are kept."""
     require_update_token: bool = False
     """Refuse HTTP updates, and MQTT ones on root topics, that carry no token."""

@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 
 from propeller import limits
 from propeller.errors import Bug, CallerError, Denied, PeerRefused, PropellerError
+from propeller.federation.coordinator.bodies import Work
 from propeller.federation.coordinator.engine import Engine
 from propeller.federation.coordinator.experiments import Experiments
 from propeller.federation.coordinator.intake import Intake
+from propeller.federation.coordinator.keeping import Keeping
 from propeller.federation.coordinator.listener import Listener
 from propeller.federation.coordinator.live import Batch
 from propeller.federation.coordinator.model_topics import ModelTopics
 from propeller.federation.coordinator.outbox import Outbox
-from propeller.federation.coordinator.peers import Made, Peers, Work
+from propeller.federation.coordinator.peers import Made, Peers
 from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.federation.offload import Offload
 from propeller.fl.model_ref import ModelRef
@@ -29,6 +31,7 @@ from propeller.fl.round_events import Aggregated, AggregationFailed
 from propeller.fl.strategies.registry import strategy
 from propeller.fl.token import make_token, verify_token
 from propeller.fl.update import mean_metrics
+from propeller.http.sweeping import Sweeper
 from propeller.ports import BlobFiles, Bus, BusSession, Clock, HttpStreams, Instant
 from propeller.stores.coordinator import Changes, CoordinatorStore, NoticeKind, StoredUpdate
 from propeller.telemetry.logs import about, logger
@@ -108,6 +111,10 @@ class Coordinator:
             decide=self.decide,
             wish=self._models.hear,
         )
+        keeping = Keeping(store, blobs, clock, settings.retention.updates, self._peers.copies)
+        self.sweeper = Sweeper(
+            {"updates": settings.retention.updates}, settings.retention.every_s, keeping.sweep
+        )
         self._inbox: asyncio.Queue[_Item] = asyncio.Queue(limits.COORDINATOR_INBOX_MAX)
         self._woken = asyncio.Event()
         self._aggregating: dict[str, asyncio.Task[None]] = {}
@@ -135,6 +142,7 @@ class Coordinator:
             tasks.create_task(self._expire_notices())
             tasks.create_task(self.outbox.run())
             tasks.create_task(self._models.run())
+            tasks.create_task(self.sweeper.run())
             self._listener.start(tasks)
             tasks.create_task(self._bus.run(session, self._listener.hear, self._connected))
 

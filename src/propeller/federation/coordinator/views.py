@@ -80,6 +80,7 @@ def round_view(record: RoundRecord, wall_s: float) -> RoundView:
         mode=record.spec.mode,
         lost=dict(record.lost),
         config_hash=record.config_hash,
+        base_source=spec.base_source,
     )
 
 
@@ -148,6 +149,7 @@ def experiment_view(record: ExperimentRecord) -> ExperimentView:
         metrics=dict(experiment.metrics),
         best=experiment.best,
         best_version=experiment.best_version,
+        base_source=spec.source,
     )
 
 

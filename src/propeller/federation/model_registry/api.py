@@ -1,8 +1,8 @@
 """The registry's routes. They must not know how versions are stored, nor what a model is for."""
 
 import re
-from collections.abc import Sequence
-from operator import itemgetter
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from litestar import HttpMethod, Response, get, post, route
@@ -17,6 +17,7 @@ from propeller.federation.model_registry.content import info, propose, render
 from propeller.federation.model_registry.files import Pieces, store_files
 from propeller.federation.model_registry.rendered import Rendered
 from propeller.federation.offload import Offload
+from propeller.fl.retention import best_of
 from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, check_version
 from propeller.http.answers import AnyRequest
 from propeller.http.large import file_answer, json_answer
@@ -24,7 +25,7 @@ from propeller.http.server import json_bytes, media_type
 from propeller.ports import Clock
 from propeller.stores.models import ModelStore
 from propeller.telemetry.logs import logger
-from propeller.wire.models import MODEL_FILES, SAFETENSORS, StoreFiles
+from propeller.wire.models import MODEL_FILES, SAFETENSORS, ArtifactView, StoreFiles
 
 LATEST, BEST = "latest", "best"
 """Versions by what they are, wherever a number may stand in a path."""
@@ -32,13 +33,17 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _READ = [HttpMethod.GET, HttpMethod.HEAD]
 
 
-def routes(store: ModelStore, clock: Clock, offload: Offload) -> list[HTTPRouteHandler]:
-    """All routes over `store`."""
+def routes(
+    store: ModelStore, clock: Clock, offload: Offload, stored: Callable[[], None]
+) -> list[HTTPRouteHandler]:
+    """The routes over `store` alone; `stored` is called when a version came."""
     reading = _readings(store, Rendered(store, offload), offload)
-    return [_post_model(store, clock, offload), *_listings(store), *reading]
+    return [_post_model(store, clock, offload, stored), *_listings(store), *reading]
 
 
-def _post_model(store: ModelStore, clock: Clock, offload: Offload) -> HTTPRouteHandler:
+def _post_model(
+    store: ModelStore, clock: Clock, offload: Offload, stored: Callable[[], None]
+) -> HTTPRouteHandler:
     @post(
         "/models",
         status_code=201,
@@ -59,10 +64,12 @@ def _post_model(store: ModelStore, clock: Clock, offload: Offload) -> HTTPRouteH
         kind = media_type(request)
         if kind in {SAFETENSORS, MODEL_FILES}:
             head = StoreFiles(name=name, version=version, parent=parent) if kind == SAFETENSORS else None
-            return _answer(*await store_files(Pieces(request.stream()), head, store, clock, offload))
-        proposal, content, state = await offload(propose, await json_bytes(request, "the model version"))
-        stored, new = await store.add(proposal, content, state=state, created_at_s=clock.now().wall_s)
-        return _answer(stored, new)
+            found, new = await store_files(Pieces(request.stream()), head, store, clock, offload)
+        else:
+            proposal, content, state = await offload(propose, await json_bytes(request, "the model version"))
+            found, new = await store.add(proposal, content, state=state, created_at_s=clock.now().wall_s)
+        stored()
+        return _answer(found, new)
 
     return store_model
 
@@ -96,7 +103,7 @@ def _listings(store: ModelStore) -> list[HTTPRouteHandler]:
 
 def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[HTTPRouteHandler]:
     async def show(request: AnyRequest, name: str, version: str) -> Response[bytes] | Stream:
-        found = await _find(store, name, version)
+        found = await find(store, name, version)
         if _as_file(request.headers.get("accept", ""), found):
             return await _file(request, found, await store.mapped(found.name, found.version))
         if _unchanged(request, _tag(found)):
@@ -120,15 +127,21 @@ def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[H
 
     @get("/models/{name:str}/versions/{version:str}/info", summary="Where a version came from")
     async def show_info(name: FromPath[str], version: FromPath[str]) -> Response[dict[str, object]]:
-        found = await _find(store, name, version)
-        return Response(info(found), headers=_headers(found))
+        """A deleted version's too: its number and lineage stay."""
+        found = await find(store, name, version, deleted=True)
+        artifacts = await store.artifacts(found.name, found.version)
+        places = [
+            ArtifactView(kind=one.kind, reference=one.reference, digest=one.digest) for one in artifacts
+        ]
+        more = {"artifacts": places} if places else {}
+        return Response({**info(found), **more}, headers=_headers(found))
 
     @get("/models/{name:str}/versions/{version:str}/state", summary="What its strategy keeps")
     async def show_state(
         request: AnyRequest, name: FromPath[str], version: FromPath[str]
     ) -> Response[bytes] | Stream:
         """The tensors that the strategy wants back for the next round; `{}` or no bytes if it keeps none."""
-        found = await _find(store, name, version)
+        found = await find(store, name, version)
         if SAFETENSORS in request.headers.get("accept", ""):
             state = await store.state_mapped(found.name, found.version)
             return file_answer(state, SAFETENSORS, wanted=request.headers.get("range", ""))
@@ -137,7 +150,8 @@ def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[H
     return [show_global, show_named, show_info, show_state]
 
 
-async def _find(store: ModelStore, name: str, version: str) -> ModelVersion:
+async def find(store: ModelStore, name: str, version: str, *, deleted: bool = False) -> ModelVersion:
+    """The version that a path names by number or tag. Raises `NotFound`, also if deleted, and `BadInput`."""
     check_id(name, "model name")
     if version in {LATEST, BEST}:
         return await _tagged(store, name, version)
@@ -150,6 +164,10 @@ async def _find(store: ModelStore, name: str, version: str) -> ModelVersion:
     found = await store.find(name, check_version(int(version), "version"))
     if found is None:
         raise NotFound(f"model {name!r} has no version {int(version)}", code="unknown_version")
+    if found.deleted_at_s is not None and not deleted:
+        when = datetime.fromtimestamp(found.deleted_at_s, UTC).isoformat(timespec="seconds")
+        what = f"version {int(version)} of model {name!r}"
+        raise NotFound(f"{what} was deleted at {when}", code="version_deleted")
     return found
 
 
@@ -170,15 +188,6 @@ async def _tagged(store: ModelStore, name: str, tag: str) -> ModelVersion:
         why = "has no version with the metrics accuracy or loss" if found else "is not in this registry"
         raise NotFound(f"there is no {tag} version: model {name!r} {why}", code="unknown_version")
     return chosen
-
-
-def best_of(versions: Sequence[ModelVersion]) -> ModelVersion | None:
-    """That of the highest `accuracy` or, where none has any, the lowest `loss`; of equals the last."""
-    for metric, sign in (("accuracy", 1.0), ("loss", -1.0)):
-        judged = [(sign * one.metrics[metric], one.version, one) for one in versions if metric in one.metrics]
-        if judged:
-            return max(judged, key=itemgetter(0, 1))[2]
-    return None
 
 
 async def _file(request: AnyRequest, found: ModelVersion, content: memoryview) -> Response[bytes] | Stream:

@@ -113,6 +113,7 @@ def render(content: bytes) -> bytes:
 def info(version: ModelVersion) -> dict[str, object]:
     """What is known of a version beside its content, as JSON values."""
     strategy = None if version.strategy_json is None else msgspec.Raw(version.strategy_json.encode())
+    deleted = version.deleted_at_s
     return {
         "name": version.name,
         "version": version.version,
@@ -124,7 +125,7 @@ def info(version: ModelVersion) -> dict[str, object]:
         "metrics": version.metrics,
         "created_at": datetime.fromtimestamp(version.created_at_s, UTC).isoformat(),
         "bytes": version.content_bytes,
-    }
+    } | ({} if deleted is None else {"deleted_at": datetime.fromtimestamp(deleted, UTC).isoformat()})
 
 
 def _strategy(strategy: dict[str, Any] | None) -> str | None:

@@ -9,6 +9,7 @@ from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
+from propeller.core.retention import Keep
 from propeller.errors import Bug, PropellerError, Unsupported
 from propeller.images.registry.blobs import BlobRoutes
 from propeller.images.registry.catalogue import Catalogue
@@ -29,7 +30,7 @@ class RegistryApp:
     """The registry as an ASGI application, complete in itself; `create_registry_app` mounts it in another."""
 
     def __init__(self, content: ContentStore, index: RegistryIndex, clock: Clock, random: Random) -> None:
-        self._catalogue = Catalogue(index, content)
+        self._catalogue = Catalogue(index, content, clock)
         self._uploads = Uploads(content, clock, random)
         self._handlers = _table(BlobRoutes(self._catalogue, self._uploads), ManifestRoutes(self._catalogue))
 
@@ -41,6 +42,12 @@ class RegistryApp:
         """Delete content that no repository links; how many. Only if the store is the registry's alone."""
         await self._catalogue.open()
         return await self._catalogue.collect()
+
+    async def sweep(self, keep: Keep, *, dry: bool = False) -> dict[str, int]:
+        """Drop loose manifests beyond `keep`, blobs of none, abandoned uploads; how many, or would be."""
+        await self._catalogue.open()
+        gone = {"images": await self._catalogue.sweep(keep, dry=dry)}
+        return gone if dry else {**gone, "uploads": await self._uploads.sweep()}
 
     async def close(self) -> None:
         """Drop unfinished uploads."""

@@ -27,6 +27,8 @@ class BlobRoutes:
     async def read(self, route: Route, request: Request) -> Reply:
         """`GET` and `HEAD` of a blob (end-2), with one byte range if asked."""
         size = self._size(route)
+        # Who is told that a blob is here does not send it again before the manifest.
+        self._catalogue.asked(route.target)
         headers = {
             "docker-content-digest": route.target,
             "etag": f'"{route.target}"',

@@ -7,12 +7,17 @@ linked" against "unlinked, then deleted", so that no link ever points at nothing
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
+from propeller import limits
+from propeller.core.retention import Keep
+from propeller.images.registry import garbage
 from propeller.images.registry.content import ContentStore, ContentWriter
 from propeller.images.registry.faults import FaultCode, RegistryFault
 from propeller.images.registry.index import RegistryIndex
 from propeller.images.registry.repository import HeldManifest, Repository
+from propeller.ports import Clock
 
 Change = Callable[[Repository], Repository]
 
@@ -20,7 +25,12 @@ Change = Callable[[Repository], Repository]
 class Catalogue:
     """Repositories over an index and a content store. Call `open` once before anything else."""
 
-    def __init__(self, index: RegistryIndex, content: ContentStore) -> None:
+    def __init__(self, index: RegistryIndex, content: ContentStore, clock: Clock) -> None:
+        self._clock = clock
+        self._began_s = clock.now().mono_s
+        """Before it nobody knows who asked for which blob."""
+        self._asked_s: dict[str, float] = {}
+        """When each blob was last pushed, mounted or asked for."""
         self._index = index
         self._content = content
         self._repositories: dict[str, Repository] = {}
@@ -53,12 +63,17 @@ class Catalogue:
             raise RegistryFault(FaultCode.NAME_UNKNOWN, f"no repository {name}")
         return repository
 
+    def asked(self, digest: str) -> None:
+        """Somebody pushed, mounted or asked for a blob, and may count on it in a manifest."""
+        self._asked_s[digest] = self._clock.now().mono_s
+
     async def add_blob(self, name: str, writer: ContentWriter, digest: str) -> None:
         """Commit a written blob of `digest` and link it. The writer raises if its content is another."""
         size = writer.size
 
         async def store() -> None:
             await writer.commit(_key(digest))
+            self.asked(digest)
             await self._change(name, lambda held: held.with_blob(digest, size))
 
         await self._alone(store)
@@ -70,6 +85,7 @@ class Catalogue:
             holders = [self.get(source)] if source is not None else self._repositories.values()
             sizes = [one.blobs[digest] for one in holders if one is not None and digest in one.blobs]
             if sizes:
+                self.asked(digest)
                 await self._change(name, lambda held: held.with_blob(digest, sizes[0]))
             return bool(sizes)
 
@@ -89,16 +105,44 @@ class Catalogue:
 
     async def remove(self, name: str, change: Change) -> None:
         """Apply a removal to an existing repository, and delete content that nothing links any more."""
+        await self._alone(lambda: self._removed(name, change))
 
-        async def drop() -> None:
-            before = self.find(name)
-            await self._change(name, change)
-            after = self._repositories.get(name, Repository(name=name))
-            for digest in sorted(before.digests() - after.digests()):
-                if not self._links[digest]:
-                    await self._content.delete(_key(digest))
+    async def _removed(self, name: str, change: Change) -> int:
+        """Apply a removal; how many digests the repository has let go of. Rows first, then content."""
+        before = self.find(name)
+        await self._change(name, change)
+        after = self._repositories.get(name, Repository(name=name))
+        gone = sorted(before.digests() - after.digests())
+        for digest in gone:
+            if not self._links[digest]:
+                await self._content.delete(_key(digest))
+        return len(gone)
 
-        await self._alone(drop)
+    async def sweep(self, keep: Keep, *, dry: bool) -> int:
+        """Drop what no repository needs, as `garbage` says; how many manifests and blobs that are.
+
+        One repository at a time, so that pushes in between wait for one only.
+        """
+        total = 0
+        for name in self.names():
+            total += int(await self._alone(partial(self._sweep_one, name, keep, dry=dry)))
+        return total
+
+    async def _sweep_one(self, name: str, keep: Keep, *, dry: bool) -> int:
+        held, now = self.get(name), self._clock.now()
+        if held is None:
+            return 0
+        since_s = now.mono_s - limits.OCI_BLOB_GRACE_S
+        if self._began_s > since_s:
+            young = set(held.blobs)
+        else:
+            self._asked_s = {digest: at_s for digest, at_s in self._asked_s.items() if at_s > since_s}
+            young = set(self._asked_s)
+        known = garbage.seen(held, now.wall_s)
+        left = garbage.swept(known, keep, now.wall_s, young)
+        if dry:
+            return len(held.digests() - left.digests())
+        return 0 if left == held else await self._removed(name, lambda _: left)
 
     async def read_manifest(self, digest: str) -> bytes:
         """The bytes of a held manifest."""

@@ -22,6 +22,8 @@ class HeldManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     contents: tuple[str, ...] = ()
     subject: str | None = None
     artifact_type: str | None = None
+    loose_since_s: float | None = None
+    """When it was first seen that nothing needs it, Unix time; pushing it again forgets that."""
 
 
 class Repository(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,7 +55,7 @@ class Uploads:
 
     async def begin(self, repository: str) -> Upload:
         """Open a session. Raises `TOOMANYREQUESTS` when as many are open as may be."""
-        await self._sweep()
+        await self.sweep()
         if len(self._open) >= limits.OCI_UPLOADS_MAX:
             raise RegistryFault(
                 FaultCode.TOOMANYREQUESTS,
@@ -120,11 +120,13 @@ class Uploads:
         for upload in list(self._open.values()):
             await self.end(upload)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> int:
+        """Close the sessions that were idle for too long; how many."""
         oldest_s = self._now() - limits.OCI_UPLOAD_IDLE_S
-        for upload in [one for one in self._open.values() if one.touched_s < oldest_s]:
-            if not upload.busy.locked():
-                await self.end(upload)
+        idle = [one for one in self._open.values() if one.touched_s < oldest_s and not one.busy.locked()]
+        for upload in idle:
+            await self.end(upload)
+        return len(idle)
 
     def _now(self) -> float:
         return self._clock.now().mono_s

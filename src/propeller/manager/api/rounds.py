@@ -29,6 +29,7 @@ from propeller.wire.experiments import (
     UpdateAnswer,
     UpdateBody,
 )
+from propeller.wire.models import ModelPulled, PullModel
 
 Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
 Limit = Annotated[int, QueryParameter(ge=1, le=limits.LIST_PAGE_MAX, description="How many to show")]
@@ -203,7 +204,18 @@ def _orders(forward: _Forward) -> list[HTTPRouteHandler]:
     async def fl_resume(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("POST", _experiment(experiment_id, "resume"))
 
-    return [fl_stop, fl_pause, fl_resume]
+    @post(
+        "/fl/models/import",
+        status_code=200,
+        summary="Make an OCI registry's artefact a version of a model",
+        opt=said(takes=PullModel, answers=ModelPulled),
+    )
+    async def fl_import(request: AnyRequest) -> Response[bytes]:
+        """Once: the same artefact again is the same version."""
+        body = await json_bytes(request, "the order")
+        return await forward("POST", "/models/import", body, timeout_s=limits.HTTP_STREAM_S)
+
+    return [fl_stop, fl_pause, fl_resume, fl_import]
 
 
 def _experiment(experiment_id: str, what: str = "") -> str:

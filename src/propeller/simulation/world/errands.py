@@ -18,13 +18,15 @@ from propeller.errors import PeerUnavailable
 from propeller.simulation.world.day import RETRY_S, Client
 from propeller.simulation.world.guests import ECHO_IMAGE, FLAKY, LOOP, NO_MODULE, SERVICE, TRAP
 from propeller.simulation.world.witness import require
-from propeller.simulation.world.world import MANAGER, World
+from propeller.simulation.world.world import COORDINATOR, MANAGER, REGISTRY, World
 
 SPECIAL = "proplet-2"
 """The proplet that gets the label which `special` asks for."""
 _NO_MODULE_SHA256 = hashlib.sha256(NO_MODULE).hexdigest()
 _CALLS = 3
 _TRIES = 40
+_TIDY_S = 150.0
+"""Sweeps go on so long after the storm."""
 
 Errand = Callable[[Client, World, Random], Awaitable[None]]
 
@@ -267,6 +269,29 @@ def _live_replicas(world: World) -> list[Task]:
     return [one for one in live if one.part_of == "web"]
 
 
+async def tidies(client: Client, world: World, random: Random) -> None:
+    """Every role deletes all that it may, again and again, while everything goes on.
+
+    It begins once training knows its first model: a model that nobody has named yet may go.
+    """
+    for path in ("/rounds/manual-1", "/experiments/exp"):
+        while await _status(client, "GET", COORDINATOR + path) != 200:  # noqa: ASYNC110, PLR2004 - it can only ask
+            await asyncio.sleep(RETRY_S)
+    while world.clock.now().mono_s < world.weather.climate.storm_s + _TIDY_S:
+        for origin in (REGISTRY, COORDINATOR, MANAGER):
+            await _status(client, "POST", f"{origin}/retention/sweep")
+        await asyncio.sleep(random.uniform(1.0, 15.0))
+    status = await _status(client, "POST", f"{REGISTRY}/retention/sweep")
+    require(status == 200, "a sweep works when all is calm", status)  # noqa: PLR2004 - HTTP's number
+
+
+async def _status(client: Client, method: str, url: str) -> int:
+    try:
+        return (await client.once(method, url)).status
+    except PeerUnavailable:
+        return 0
+
+
 async def is_stopped(client: Client, world: World, random: Random) -> None:
     """A guest that would never end is stopped, wherever it is by then."""
     fields = {"proplet_id": random.choice(world.proplet_ids)} if random.random() < 0.5 else {}  # noqa: PLR2004
@@ -291,5 +316,6 @@ ERRANDS: tuple[Errand, ...] = (
     serves,
     rolls_out,
     broadcasts,
+    tidies,
 )
 """All of them; a day has some."""

@@ -140,6 +140,8 @@ async def check_rounds(world: World) -> None:
         require(once, "a participant counts once in a round", (record, participants))
         ours = set(participants) <= set(record.participants)
         require(ours, "only participants count", (record, participants))
+        kept = not any(word in record.reason for word in ("missing_model", "deleted", "has no version"))
+        require(kept, "nothing that a round needs is deleted", record)
         if record.version is not None:
             model = await world.models.find("global_model", record.version)
             version = present(model, "no model is lost", record)

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from propeller.bus.memory import MemoryBroker, MemoryBus
+from propeller.core.retention import Keep, Retention
 from propeller.errors import Bug
 from propeller.federation.aggregator import app as aggregator
 from propeller.federation.coordinator import app as coordinator
@@ -20,9 +21,14 @@ from propeller.federation.model_registry import app as model_registry
 from propeller.federation.offload import inline
 from propeller.http.memory import MemoryHttp
 from propeller.http.reuse import Parsed, routes_parsed_once
+from propeller.images.models import OciModels
+from propeller.images.registry.app import RegistryApp
+from propeller.images.registry.index import MemoryIndex
 from propeller.manager.app import Manager
 from propeller.manager.config import ManagerConfig
+from propeller.ports import Bus, Images
 from propeller.proplet.offload import at_once
+from propeller.proplet.pieces import ByBroker
 from propeller.proplet.place import Identity, PropletPorts
 from propeller.proplet.services import Services
 from propeller.proplet.settings import ServiceUrls
@@ -38,7 +44,7 @@ from propeller.storage.coordinator_memory import MemoryCoordinatorStore
 from propeller.storage.dataset_store import MemoryDatasetStore
 from propeller.storage.manager_memory import MemoryManagerStore
 from propeller.storage.memory_blobs import MemoryBlobs
-from propeller.storage.model_store import MemoryModelStore
+from propeller.storage.model_memory import MemoryModelStore
 from propeller.telemetry.logs import logger
 from propeller.wire.topics import Topics
 
@@ -50,9 +56,13 @@ COORDINATOR = "http://coordinator:8086"
 AGGREGATOR = "http://aggregator:8085"
 REGISTRY = "http://registry:8084"
 DATA_STORE = "http://data-store:8083"
+OCI = "oci:5000"
 _URLS = ServiceUrls(manager=MANAGER, coordinator=COORDINATOR, model_registry=REGISTRY, data_store=DATA_STORE)
 _SECRET = b"a world's secret"
 _HEARTBEAT_S = 5.0
+_SHORT = Keep(last=1, max_age_s=10.0)
+_TIDY = Retention(models=_SHORT, updates=_SHORT, runs=_SHORT, events=_SHORT, metrics=_SHORT, every_s=0.0)
+"""What a sweep leaves; nobody sweeps unless an errand asks for it."""
 _ROUTES: Parsed = {}
 """The applications of this process; its worlds follow one another."""
 _COMMIT_DEATH = 0.01
@@ -87,8 +97,13 @@ class World:
         self.coordinator_store = MemoryCoordinatorStore()
         self.coordinator_blobs = MemoryBlobs()
         self.models = MemoryModelStore()
+        oci = RegistryApp(MemoryBlobs(), MemoryIndex(), self.clock, self._random("oci"))
+        self.http.register(f"http://{OCI}", oci)
+        self.calm_http.register(f"http://{OCI}", oci)
         self.datasets = MemoryDatasetStore()
         self.proplet_ids = [f"proplet-{number}" for number in range(1, proplets + 1)]
+        self.by_broker: set[str] = set()
+        """Proplets that take their modules by the broker, from their next start on."""
         self.spools = {name: MemorySpool() for name in self.proplet_ids}
         self.nodes = {node.name: node for node in self._make_nodes()}
         self.manager: Manager | None = None
@@ -171,6 +186,7 @@ class World:
             model_registry_url=REGISTRY,
             data_store_url=DATA_STORE,
             fl_secret=_SECRET,
+            retention=_TIDY,
         )
         boot = self.nodes["manager"].crashes
         manager = Manager(
@@ -194,7 +210,11 @@ class World:
         boot = self.nodes["coordinator"].crashes
         built, app = await coordinator.build(
             settings=CoordinatorSettings(
-                topics=TOPICS, registry_url=REGISTRY, aggregator_url=AGGREGATOR, token_secret=_SECRET
+                topics=TOPICS,
+                registry_url=REGISTRY,
+                aggregator_url=AGGREGATOR,
+                token_secret=_SECRET,
+                retention=_TIDY,
             ),
             store=Brittle(self.coordinator_store, self._dies("coordinator"), self._no_room("coordinator")),
             blobs=self.coordinator_blobs,
@@ -211,7 +231,23 @@ class World:
 
     async def _live_registry(self) -> None:
         await model_registry.seed(self.models, self.clock)
-        app = model_registry.build(store=self.models, clock=self.clock, offload=inline)
+        keeping, holds, sweeper = model_registry.keeper(
+            self.models,
+            self.clock,
+            self.http,
+            coordinator_url=COORDINATOR,
+            publish_to="",
+            retention=_TIDY,
+        )
+        app = model_registry.build(
+            store=self.models,
+            clock=self.clock,
+            offload=inline,
+            artifacts=OciModels(self.http, insecure=[OCI], offload=inline),
+            keeping=keeping,
+            holds=holds,
+            sweeper=sweeper,
+        )
         await self._serving(REGISTRY, app)
 
     async def _live_data_store(self) -> None:
@@ -220,10 +256,15 @@ class World:
     def _proplet_life(self, name: str) -> Callable[[], Awaitable[None]]:
         async def live() -> None:
             boot = self.nodes[name].crashes
+            bus: Bus = MemoryBus(self.broker, name, random=self._random(f"{name} bus {boot}"))
+            images: Images = self.images
+            if name in self.by_broker:
+                bus = images = ByBroker(bus, TOPICS, MemoryBlobs(), logger())
             ports = PropletPorts(
-                bus=MemoryBus(self.broker, name, random=self._random(f"{name} bus {boot}")),
+                bus=bus,
                 http=self.http,
-                images=self.images,
+                images=images,
+                by_broker=name in self.by_broker,
                 runtime=VirtualRuntime(self._random(f"{name} runtime {boot}")),
                 spool=self.spools[name],
                 clock=self.clock,

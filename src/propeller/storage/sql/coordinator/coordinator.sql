@@ -91,5 +91,24 @@ INNER JOIN rounds ON updates.round_id = rounds.round_id
 WHERE rounds.experiment_id = :experiment_id
 ORDER BY rounds.seq, updates.rowid;
 
+-- name: with_contents
+-- Ended rounds that have updates with tensors; what was dropped is a content of no bytes.
+SELECT seq, started_wall_s FROM rounds
+WHERE state IN ('completed', 'failed') AND EXISTS (
+    SELECT 1 FROM updates
+    WHERE updates.round_id = rounds.round_id AND (blob IS NOT NULL OR length(content) > 0)
+)
+ORDER BY seq;
+
+-- name: contents_of_ended
+SELECT participant, blob FROM updates
+WHERE (blob IS NOT NULL OR length(content) > 0) AND round_id = (
+    SELECT round_id FROM rounds WHERE seq = :seq AND state IN ('completed', 'failed')
+);
+
+-- name: drop_contents
+UPDATE updates SET content = :nothing, blob = NULL
+WHERE round_id = (SELECT round_id FROM rounds WHERE seq = :seq AND state IN ('completed', 'failed'));
+
 -- name: contents
 SELECT record, content, blob FROM updates WHERE round_id = :round_id ORDER BY participant;

@@ -1,7 +1,7 @@
 -- name: insert_event
 -- Answers with the line's number.
-INSERT INTO task_events (task_id, number, body)
-SELECT :task_id, coalesce(max(number), 0) + 1, :body FROM task_events WHERE task_id = :task_id
+INSERT INTO task_events (task_id, number, body, at_s)
+SELECT :task_id, coalesce(max(number), 0) + 1, :body, :at_s FROM task_events WHERE task_id = :task_id
 RETURNING number;
 
 -- name: prune_events
@@ -23,8 +23,8 @@ ON CONFLICT (task_id, run, proplet_id) DO UPDATE SET results = excluded.results;
 SELECT proplet_id, results FROM part_results WHERE task_id = :task_id AND run = :run ORDER BY proplet_id;
 
 -- name: insert_metric
-INSERT INTO metrics (kind, subject, number, body)
-SELECT :kind, :subject, coalesce(max(number), 0) + 1, :body FROM metrics
+INSERT INTO metrics (kind, subject, number, body, at_s)
+SELECT :kind, :subject, coalesce(max(number), 0) + 1, :body, :at_s FROM metrics
 WHERE kind = :kind AND subject = :subject;
 
 -- name: prune_metrics

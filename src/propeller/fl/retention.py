@@ -1,0 +1,76 @@
+"""Which model versions may be deleted: by hand, and by the policy. Pure: facts in, reasons out.
+
+| kept | because |
+|---|---|
+| `latest`, `best` | tags are promises to whoever asks by them |
+| what a live experiment or round names | its base, its newest and best models, bases of late updates |
+| what waits to be pushed | it would be lost to the OCI registry |
+| by the policy also: a head of lineage | nothing was made of it yet: it is somebody's result |
+
+It must not know who deletes, nor where versions are.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from propeller.core.retention import Aged, Keep, surplus
+from propeller.fl.versions import ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    """What others need now: versions by name and number, and rounds that may yet repeat their version."""
+
+    versions: Collection[tuple[str, int]] = ()
+    rounds: Collection[str] = ()
+    unpublished: Collection[tuple[str, int]] = ()
+
+
+def best_of(versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    """That of the highest `accuracy` or, where none has any, the lowest `loss`; of equals the last."""
+    for metric, sign in (("accuracy", 1.0), ("loss", -1.0)):
+        judged = [(sign * one.metrics[metric], one.version, one) for one in versions if metric in one.metrics]
+        if judged:
+            return max(judged, key=itemgetter(0, 1))[2]
+    return None
+
+
+def why_needed(version: ModelVersion, model: Sequence[ModelVersion], needed: Needed) -> str:
+    """Why a version must not be deleted, for people; empty if it may. `model`: all versions of its model."""
+    there = [one for one in model if one.deleted_at_s is None]
+    key = version.name, version.version
+    best = best_of(there)
+    if version.version == max((one.version for one in there), default=-1):
+        return "it is the latest version of its model"
+    if best is not None and best.version == version.version:
+        return "it is the best version of its model"
+    if key in needed.versions:
+        return "an experiment or a round in progress needs it; wait for its end, or stop it"
+    if version.round_id in needed.rounds:
+        return f"round {version.round_id}, which made it, is in progress"
+    if key in needed.unpublished:
+        return "it waits to be pushed to an OCI registry"
+    return ""
+
+
+def surplus_versions(
+    records: Sequence[ModelVersion], keep: Keep, needed: Needed, now_s: float
+) -> list[ModelVersion]:
+    """What the policy deletes of `records`, which are all versions of all models, deleted ones too."""
+    parents = {(one.name, one.parent) for one in records}
+    by_key = {(one.name, one.version): one for one in records}
+    models: dict[str, list[ModelVersion]] = {}
+    for one in records:
+        models.setdefault(one.name, []).append(one)
+    old = surplus(
+        [Aged(one.name, one.version, one.created_at_s) for one in records if one.deleted_at_s is None],
+        keep,
+        now_s,
+    )
+    found = [by_key[one.group, one.order] for one in old]
+    return [
+        one
+        for one in found
+        if (one.name, one.version) in parents and not why_needed(one, models[one.name], needed)
+    ]
