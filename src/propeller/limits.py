@@ -153,6 +153,8 @@ ATTEMPTS_KEPT = 16
 """Attempts that a run remembers; older ones are in the task's event history."""
 TASK_EVENTS_KEPT = 256
 """Events of one task's history; the oldest go first."""
+METRICS_BYTES_MAX = 16 * 1024
+"""One measurement, of which a proplet and a task keep `METRICS_KEPT`: far above what any proplet says."""
 METRICS_KEPT = 1000
 """Measurements of one proplet or one task; the oldest go first."""
 METRICS_INBOX_MAX = 10_000

@@ -401,6 +401,10 @@ def test_lists_are_pages_newest_first():
         assert [one["experiment_id"] for one in page["experiments"]] == ["e2", "e1"]
         assert (await world.ask("GET", "/rounds?limit=0"))[0] == 400
         assert (await world.ask("GET", "/rounds?offset=-1"))[0] == 400
+        for path in ("/experiments", "/rounds"):
+            # More than a database counts.
+            assert (await world.ask("GET", f"{path}?offset={10**27}"))[0] == 400
+        assert (await world.ask("GET", "/rounds?experiment_id=nobodys"))[0] == 404
 
     run(scenario)
 

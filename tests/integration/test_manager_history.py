@@ -139,6 +139,8 @@ def test_measurements_count_only_from_whom_they_are_of():
         )
         await publish(api, TOPICS.from_proplet(FromProplet.METRICS), {"proplet_id": "nobody"})
         await publish(api, topic, b"[1]")
+        # A thousand of these would be a gigabyte on disk.
+        await publish(api, topic, sample | {"timestamp": "x" * 100_000})
         page = await api.good("GET", "/tasks/t/metrics?limit=1")
         assert page["total"] == before
         assert page["metrics"][0]["metrics"]["memory_bytes"] == 10

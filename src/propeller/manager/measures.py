@@ -38,7 +38,7 @@ class Measures:
 
     def proplet(self, topic: ControlTopic, payload: bytes) -> None:
         """One message of `metrics`. Raises `DecodeError` for what is none."""
-        said = codec.decode(PropletMeasure, payload, what="metrics")
+        said = codec.decode(PropletMeasure, payload, what="metrics", limit_bytes=limits.METRICS_BYTES_MAX)
         proplet_id = self._sender(topic, said.proplet_id)
         if proplet_id is not None:
             body = shown_proplet(said, proplet_id, self._clock.now().wall_s)
@@ -46,7 +46,7 @@ class Measures:
 
     def task(self, topic: ControlTopic, payload: bytes) -> None:
         """One message of `task_metrics`. Raises `DecodeError` for what is none."""
-        said = codec.decode(TaskMeasure, payload, what="task metrics")
+        said = codec.decode(TaskMeasure, payload, what="task metrics", limit_bytes=limits.METRICS_BYTES_MAX)
         proplet_id = self._sender(topic, said.proplet_id)
         run = self._engine().ledger.runs.get(check_id(said.task_id, "task_id"))
         if proplet_id is None:

@@ -53,7 +53,7 @@ TOKEN_HEADER = "x-update-token"  # noqa: S105 - the name of a header
 _DIGITS_MAX = 20
 CBOR_TYPES = frozenset({"application/cbor", "application/cbor-seq"})
 
-Offset = Annotated[int, QueryParameter(ge=0, description="How many to skip")]
+Offset = Annotated[int, QueryParameter(ge=0, le=limits.LIST_OFFSET_MAX, description="How many to skip")]
 Limit = Annotated[int, QueryParameter(ge=1, le=limits.LIST_PAGE_MAX, description="How many to show")]
 
 
@@ -221,6 +221,8 @@ def _rounds(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         limit: Limit = limits.LIST_PAGE_DEFAULT,
         experiment_id: FromQuery[str | None] = None,
     ) -> RoundPage:
+        if experiment_id is not None:
+            await coordinator.experiments.find(experiment_id)
         total, found = await coordinator.store.rounds(offset=offset, limit=limit, experiment_id=experiment_id)
         wall_s = coordinator.clock.now().wall_s
         shown = [round_view(_now(coordinator, one), wall_s) for one in found]

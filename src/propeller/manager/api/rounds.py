@@ -20,6 +20,7 @@ from propeller.wire.experiments import (
     ExperimentBody,
     ExperimentDetail,
     ExperimentPage,
+    ExperimentView,
     MetricRows,
     ParticipantRows,
     RoundDetail,
@@ -180,7 +181,7 @@ def _orders(forward: _Forward) -> list[HTTPRouteHandler]:
         "/fl/experiments/{experiment_id:str}/stop",
         status_code=200,
         summary="End an experiment",
-        opt=said(answers=ExperimentDetail),
+        opt=said(answers=ExperimentView),
     )
     async def fl_stop(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("POST", _experiment(experiment_id, "stop"))
@@ -189,7 +190,7 @@ def _orders(forward: _Forward) -> list[HTTPRouteHandler]:
         "/fl/experiments/{experiment_id:str}/pause",
         status_code=200,
         summary="Begin no further round",
-        opt=said(answers=ExperimentDetail),
+        opt=said(answers=ExperimentView),
     )
     async def fl_pause(experiment_id: FromPath[str]) -> Response[bytes]:
         """The round under way goes on to its end, with its evaluation."""
@@ -199,7 +200,7 @@ def _orders(forward: _Forward) -> list[HTTPRouteHandler]:
         "/fl/experiments/{experiment_id:str}/resume",
         status_code=200,
         summary="Go on after a pause",
-        opt=said(answers=ExperimentDetail),
+        opt=said(answers=ExperimentView),
     )
     async def fl_resume(experiment_id: FromPath[str]) -> Response[bytes]:
         return await forward("POST", _experiment(experiment_id, "resume"))
