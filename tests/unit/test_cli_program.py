@@ -6,13 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from propeller.cli import main
-from propeller.cli.app import hoisted
+from propeller.cli.app import app, hoisted
 from propeller.cli.session import commas, json_option, pairs
 from propeller.errors import BadInput
 
 NOWHERE = "http://127.0.0.1:9"
+EVERY_URL = [
+    f"--{role}-url={NOWHERE}"
+    for role in ("manager", "coordinator", "aggregator", "model-registry", "data-store")
+]
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -52,6 +57,15 @@ def test_wrong_usage_exits_2(capsys, arguments):
         (["tasks", "create", "n", "--env", "novalue"], "NAME=VALUE"),
         (["tasks", "create", "n", "--constraint", "zone"], "ATTRIBUTE OPERATOR VALUE"),
         (["tasks", "create", "n", "--restart", "often"], "--restart 'often': 'often' is no number"),
+        (["tasks", "create", "n", "--restart", "delay_s=nan"], "'nan' is no number"),
+        (["tasks", "create", "n", "--wall-s", "inf"], "wall_s cannot be without end"),
+        (["tasks", "view", ""], "'' is no id"),
+        (["tasks", "delete", ".."], "'..' is no id"),
+        (["models", "post", "/nowhere/model.json"], "cannot read /nowhere/model.json"),
+        (["image", "push", __file__, "localhost:9/x"], f"{__file__} is no Wasm module"),
+        (["emulate", "/nowhere/sweep.toml"], "cannot read /nowhere/sweep.toml: No such file or directory"),
+        (["emulate", "--memory", "much"], "'much' is no size; write a number"),
+        (["health", "all", *EVERY_URL], "model-registry, data-store: no answer"),
         (["tasks", "create", "n", "--disconnect", "attempts=2"], "unknown field 'attempts'"),
         (["tasks", "create", "-f", "/nowhere/task.toml"], "cannot read /nowhere/task.toml"),
         (["tasks", "create", "n", "--inputs", "[1"], "is not a JSON array"),
@@ -201,3 +215,30 @@ def test_urls_come_from_the_shell_and_a_flag_wins(capsys, monkeypatch):
     monkeypatch.setenv("MANAGER_URL", "http://127.0.0.1:7")
     assert "http://127.0.0.1:7 " in _run(capsys, "tasks", "list")[2]
     assert NOWHERE in _run(capsys, "tasks", "list", "-m", NOWHERE)[2]
+
+
+def _commands(group, path=()):
+    for name, command in group.commands.items():
+        yield (*path, name), command, group
+        if hasattr(command, "commands"):
+            yield from _commands(command, (*path, name))
+
+
+def test_every_option_is_explained_and_every_list_of_commands_is_whole():
+    """No option of any command is bare, and no summary ends in an ellipsis on 80 columns."""
+    program = typer.main.get_command(app)
+    found = list(_commands(program))
+    assert len(found) > 80
+    bare = {
+        f"{' '.join(path)} {option.opts[0]}"
+        for path, command, _ in [((), program, None), *found]
+        for option in command.params
+        if option.param_type_name == "option" and not option.help and not option.hidden
+    }
+    assert bare == set()
+    cut = {
+        " ".join(path)
+        for path, command, group in found
+        if command.get_short_help_str(80 - 6 - max(map(len, group.commands))).endswith("...")
+    }
+    assert cut == set()

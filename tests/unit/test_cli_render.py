@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from propeller.cli.render import rendered, show
+from propeller.cli.tables import columns
 from propeller.roles.images import Inspected
 from propeller.wire.tasks import AttemptView, ServiceView, TaskPage, TaskView
 
@@ -92,6 +93,18 @@ def test_a_list_fits_a_narrow_terminal_and_its_ids_can_be_copied():
     assert max(map(len, lines)) <= 100
     assert lines[1].startswith(LONG_ID)
     assert LONG_ID[::-1] not in stream.getvalue()
+
+
+def test_a_list_of_proplets_can_be_read_on_80_columns():
+    """Ids, states, counts and moments are whole words there; names and labels give way."""
+    stream = io.StringIO()
+    names = ("ID", "NAME", "STATE", "TASKS", "LAST HEARTBEAT", "LABELS")
+    row = (LONG_ID, "wise-raven", "cordoned", "0/1", "2026-11-22 23:04:26", "zone=north")
+    Console(file=stream, width=80).print(columns(names, [row]))
+    shown = stream.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    for word in (LONG_ID, "cordoned", "TASKS", "0/1", "2026-11-22", "23:04:26"):
+        assert word in shown
 
 
 def test_a_list_in_a_pipe_is_whole_and_has_no_trailing_blanks(capsys):

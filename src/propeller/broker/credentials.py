@@ -93,7 +93,9 @@ class CredentialStore:
         """Open what `create` made. Raises `NotFound`, or `StorageBroken` for files that are not ours."""
         self.directory = directory
         if not (directory / PRINCIPALS).is_file():
-            raise NotFound(f"{directory} holds no credentials: no {PRINCIPALS}; create them first")
+            raise NotFound(
+                f"{directory} holds no credentials: no {PRINCIPALS}; `propeller provision` makes them"
+            )
         self._seen = self._stamp()
         self._load()
 

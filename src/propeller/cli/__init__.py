@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         # What this machine refuses (a full disk, a read-only directory) is no defect of ours.
         if isinstance(error, BrokenPipeError):
             _leave_quietly()
-        _fail(str(error))
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

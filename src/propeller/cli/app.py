@@ -60,13 +60,23 @@ _GLOBAL = frozenset(
 def program(
     ctx: typer.Context,
     manager_url: Annotated[
-        str, typer.Option("--manager-url", "-m", envvar="MANAGER_URL")
+        str, typer.Option("--manager-url", "-m", envvar="MANAGER_URL", help="Where the manager answers.")
     ] = "http://localhost:7070",
-    coordinator_url: Annotated[str, typer.Option(envvar="COORDINATOR_URL")] = "http://localhost:8086",
-    aggregator_url: Annotated[str, typer.Option(envvar="AGGREGATOR_URL")] = "http://localhost:8085",
-    model_registry_url: Annotated[str, typer.Option(envvar="MODEL_REGISTRY_URL")] = "http://localhost:8084",
-    data_store_url: Annotated[str, typer.Option(envvar="DATA_STORE_URL")] = "http://localhost:8083",
-    registry_url: Annotated[str, typer.Option(envvar="REGISTRY_URL")] = "http://localhost:5000",
+    coordinator_url: Annotated[
+        str, typer.Option(envvar="COORDINATOR_URL", help="Where it answers.")
+    ] = "http://localhost:8086",
+    aggregator_url: Annotated[
+        str, typer.Option(envvar="AGGREGATOR_URL", help="Where it answers.")
+    ] = "http://localhost:8085",
+    model_registry_url: Annotated[
+        str, typer.Option(envvar="MODEL_REGISTRY_URL", help="Where it answers.")
+    ] = "http://localhost:8084",
+    data_store_url: Annotated[
+        str, typer.Option(envvar="DATA_STORE_URL", help="Where it answers.")
+    ] = "http://localhost:8083",
+    registry_url: Annotated[
+        str, typer.Option(envvar="REGISTRY_URL", help="Where the OCI registry answers.")
+    ] = "http://localhost:5000",
     output: Annotated[Output, typer.Option("--output", "-o", help="For people or programs.")] = Output.TABLE,
 ) -> None:
     """Orchestrate WebAssembly workloads and federated learning, from cloud servers to microcontrollers."""

@@ -70,12 +70,15 @@ def partition(
     alpha: Annotated[float, typer.Option(help="Of dirichlet: the smaller, the more uneven.")] = 0.5,
     shards: Annotated[int, typer.Option(min=1, help="Of shards: so many for each client.")] = 2,
     hold_out: Annotated[float, typer.Option(help="Share of the rows that nobody trains on.")] = 0.2,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="What the split follows from.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Directory for the parts.")] = None,
     to: Annotated[str | None, typer.Option(help="PROPLET,…: store the parts in the data store.")] = None,
     folder: Folder = None,
 ) -> None:
-    """Split a data set: rows held out, the others dealt to clients, into files or a data store, or both."""
+    """Split a data set over clients.
+
+    Some rows are held out, the others dealt to clients: into files or a data store, or both.
+    """
     from propeller.cli.tables import rows
     from propeller.roles.ready_data import deal
 

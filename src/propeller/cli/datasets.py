@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from propeller.cli.session import json_option, session
+from propeller.cli.session import json_file, session
 
 app = typer.Typer(help="List, fetch and store data sets.", no_args_is_help=True)
 
@@ -33,6 +33,6 @@ def post(
     file: Annotated[Path, typer.Argument(help='JSON such as {"data":[{"x":[1,2],"y":0}]}')],
 ) -> None:
     """Store a proplet's data set, replacing what was there."""
-    document = json_option(f"@{file}", "FILE") or {}
+    document = json_file(file)
     with session(ctx).client() as client:
         session(ctx).show(client.datasets.put(proplet_id, document))

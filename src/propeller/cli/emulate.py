@@ -19,7 +19,7 @@ def emulate(
         str | None, typer.Argument(help="A TOML file with [experiment] and [sweep]; or: console N.")
     ] = None,
     number: Annotated[int | None, typer.Argument(help="Of the device, after `console`.")] = None,
-    devices: Annotated[int | None, typer.Option("--devices", min=1)] = None,
+    devices: Annotated[int | None, typer.Option("--devices", min=1, help="How many.")] = None,
     board: Annotated[
         str | None,
         typer.Option(
@@ -27,17 +27,23 @@ def emulate(
         ),
     ] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="Of each device, such as 15M.")] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1)] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="How many.")] = None,
     clients: Annotated[int | None, typer.Option("--clients", help="Per round, drawn anew; 0 is all.")] = None,
     enough: Annotated[
         str | None, typer.Option("--enough", help="Share of updates that closes a round.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1)] = None,
-    lr: Annotated[float | None, typer.Option("--lr")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Of training on each device in a round.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Rows of one step of training.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Dirichlet split; 0 deals evenly.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0)] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="What the split, draws and trainers follow from.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="As `propeller fl strategies` lists them.")
+    ] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="Between the starts of rounds.")] = None,
     timeout: Annotated[str | None, typer.Option("--timeout", help="Of a round.")] = None,
     heartbeat: Annotated[str | None, typer.Option("--heartbeat", help="Of the devices.")] = None,
@@ -66,7 +72,10 @@ def emulate(
         Path | None, typer.Option("--data-dir", help="Consoles and logs (.propeller-fleet).")
     ] = None,
 ) -> None:
-    """Train on a fleet of emulated devices, from services and network to rounds, and leave nothing behind."""
+    """Train on a fleet of emulated devices.
+
+    Makes services, network, devices and rounds, and leaves nothing behind.
+    """
     from propeller.roles import emulate_wishes as wanted
     from propeller.roles.emulate_command import Command, attach_to, run_command
 

@@ -85,22 +85,41 @@ def create(
     name: str,
     image_url: Annotated[str, typer.Option("--image-url", "-i", help="The trainer's image.")],
     mode: Annotated[str, typer.Option("--mode", help="train, or infer: evaluate the model once.")] = "train",
-    model_ref: Annotated[str, typer.Option("--model-ref", "-r")] = "fl/models/global_model_v0",
-    rounds: Annotated[int, typer.Option("--rounds", "-n", min=1)] = 3,
-    clients_per_round: Annotated[int, typer.Option("--clients-per-round", "-c", min=0)] = 2,
-    min_clients: Annotated[int, typer.Option("--min-clients", "-k", min=0)] = 2,
+    model_ref: Annotated[
+        str, typer.Option("--model-ref", "-r", help="The model version that it begins from.")
+    ] = "fl/models/global_model_v0",
+    rounds: Annotated[int, typer.Option("--rounds", "-n", min=1, help="How many.")] = 3,
+    clients_per_round: Annotated[
+        int, typer.Option("--clients-per-round", "-c", min=0, help="Participants drawn for each round.")
+    ] = 2,
+    min_clients: Annotated[
+        int, typer.Option("--min-clients", "-k", min=0, help="Updates that are enough for a round.")
+    ] = 2,
     round_timeout: Annotated[float, typer.Option("--round-timeout", "-t", min=0, help="Seconds.")] = 300.0,
-    update_format: Annotated[str, typer.Option("--update-format", "-f")] = "f32-delta",
-    local_epochs: Annotated[int, typer.Option("--local-epochs", "-e", min=1)] = 1,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1)] = 32,
-    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 0.01,
+    update_format: Annotated[
+        str, typer.Option("--update-format", "-f", help="How updates travel: json-f64, int8-delta, ….")
+    ] = "f32-delta",
+    local_epochs: Annotated[
+        int, typer.Option("--local-epochs", "-e", min=1, help="Of training on each device in a round.")
+    ] = 1,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, help="Rows of one step of training.")
+    ] = 32,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", min=0, help="What trainers are told as lr.")
+    ] = 0.01,
     algorithm: Annotated[str, typer.Option("--algorithm", help="The strategy.")] = "fedavg",
     hyperparams: Annotated[str | None, typer.Option("--hyperparams", help="JSON, or @FILE.")] = None,
     evaluation: Annotated[bool, typer.Option("--evaluation", help="Evaluate each model.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="What draws and trainers' seeds follow from.")
+    ] = 0,
     task_id: Annotated[str | None, typer.Option("--id", help="The task's id; otherwise a UUID.")] = None,
 ) -> None:
-    """Store an experiment as a task of kind federated; `tasks start` begins it, `fl status` shows it."""
+    """Store an experiment as a task of kind federated.
+
+    `tasks start` begins it, `fl status` shows it.
+    """
     from propeller.wire.tasks import FederatedBody, TaskBody
 
     if mode not in {"train", "infer"}:
@@ -126,7 +145,10 @@ def create(
 
 
 def status(ctx: typer.Context, experiment_id: Id) -> None:
-    """How far an experiment, or the federated task that stands for one, is."""
+    """How far an experiment is.
+
+    The id of a federated task that stands for one will do.
+    """
     with session(ctx).client() as client:
         try:
             task = client.tasks.view(experiment_id)
@@ -152,7 +174,7 @@ def rounds(ctx: typer.Context, experiment_id: Id, offset: Offset = 0, limit: Lim
 
 
 def models(ctx: typer.Context, experiment_id: Id) -> None:
-    """The model versions that it made, with what was measured of each."""
+    """The model versions that it made, and what was measured."""
     from propeller.cli.tables_of_training import Records
 
     with session(ctx).client() as client:
@@ -167,7 +189,10 @@ def participants(ctx: typer.Context, experiment_id: Id) -> None:
 
 
 def pause(ctx: typer.Context, experiment_id: Id) -> None:
-    """Let no further round begin; the one under way goes on to its end."""
+    """Let no further round begin.
+
+    The one under way goes on to its end.
+    """
     with session(ctx).client() as client:
         client.fl.pause(_named(client, experiment_id))
     session(ctx).done()
@@ -192,7 +217,10 @@ def watch(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT|ROUND")],
     timeout_s: Timeout = 86_400.0,
 ) -> None:
-    """Wait for the end of an experiment or of one round, printing each change; exits 1 if it failed."""
+    """Wait for the end of an experiment or of one round.
+
+    Prints each change, and exits with 1 if it failed.
+    """
     with session(ctx).client() as client:
         try:
             _follow(ctx, client, _named(client, name), timeout_s)
@@ -209,7 +237,10 @@ def plot(
     metric: Annotated[str, typer.Option("--metric", help="Otherwise the first that was measured.")] = "",
     to: To = None,
 ) -> None:
-    """Draw a metric over the rounds: as bars, or with `--to FILE.png` as a picture."""
+    """Draw a metric over the rounds.
+
+    As bars, or with `--to FILE.png` as a picture.
+    """
     from propeller.cli.tables_of_training import Bars
 
     with session(ctx).client() as client:
@@ -227,7 +258,7 @@ def export(
     form: Annotated[str, typer.Option("--format", help="json: everything; csv: rounds in numbers.")] = "json",
     to: To = None,
 ) -> None:
-    """Everything that is known of an experiment, for another program."""
+    """All that is known of an experiment, for other programs."""
     if form not in {"json", "csv"}:
         raise BadInput(f"--format is {form!r}; it can be json or csv")
     with session(ctx).client() as client:
@@ -236,7 +267,10 @@ def export(
     if to is None:
         typer.echo(text, nl=False)
         return
-    to.write_text(text, encoding="utf-8")
+    try:
+        to.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write {to}: {error.strerror or error}") from error
     session(ctx).show(f"wrote {to}")
 
 
@@ -338,7 +372,7 @@ def _picture(experiment_id: str, metric: str, points: list[tuple[int, float]], t
     try:
         figure.savefig(to)
     except (OSError, ValueError) as error:
-        raise BadInput(f"cannot write {to}: {error}") from error
+        raise BadInput(f"cannot write {to}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _csv(rows: list["MetricRow"]) -> str:

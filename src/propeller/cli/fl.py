@@ -9,24 +9,35 @@ from propeller.cli.session import commas, json_option, read_bytes, session
 
 app = typer.Typer(help="Configure and watch federated learning.", no_args_is_help=True)
 
-RoundOption = Annotated[str, typer.Option("--round-id")]
+RoundOption = Annotated[str, typer.Option("--round-id", help="The round.")]
 RoundArgument = Annotated[str, typer.Argument(metavar="ROUND")]
-PropletOption = Annotated[str | None, typer.Option("--proplet-id")]
+PropletOption = Annotated[str | None, typer.Option("--proplet-id", help="The participant.")]
 
 
 @app.command()
 def configure(
     ctx: typer.Context,
-    experiment_id: Annotated[str, typer.Option("--experiment-id")],
+    experiment_id: Annotated[str, typer.Option("--experiment-id", help="A name for it.")],
     participants: Annotated[str, typer.Option("--participants", help="Proplet ids, comma list.")],
-    task_wasm_image: Annotated[str, typer.Option("--task-wasm-image")],
-    model_ref: Annotated[str, typer.Option("--model-ref")] = "fl/models/global_model_v0",
-    round_id: Annotated[str | None, typer.Option("--round-id")] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1)] = None,
+    task_wasm_image: Annotated[str, typer.Option("--task-wasm-image", help="The trainer's image.")],
+    model_ref: Annotated[
+        str, typer.Option("--model-ref", help="The model version that it begins from.")
+    ] = "fl/models/global_model_v0",
+    round_id: Annotated[str | None, typer.Option("--round-id", help="The round.")] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help="How many; otherwise one."),
+    ] = None,
     hyperparams: Annotated[str | None, typer.Option("--hyperparams", help="JSON, or @FILE.")] = None,
-    k_of_n: Annotated[int | None, typer.Option("--k-of-n", min=0)] = None,
-    timeout_s: Annotated[float | None, typer.Option("--timeout-s", min=0)] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0)] = None,
+    k_of_n: Annotated[
+        int | None, typer.Option("--k-of-n", min=0, help="So many updates close a round; otherwise all.")
+    ] = None,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout-s", min=0, help="Seconds until a round ends with what it has.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="What draws and trainers' seeds follow from.")
+    ] = None,
 ) -> None:
     """Begin an experiment of one round, or of `--rounds`."""
     from propeller.wire.experiments import ExperimentBody
@@ -49,7 +60,10 @@ def configure(
 
 @app.command()
 def strategies(ctx: typer.Context) -> None:
-    """The strategies of this installation, those of installed packages among them."""
+    """The strategies of this installation.
+
+    Those of installed packages are among them.
+    """
     from propeller.cli.tables import rows
     from propeller.fl.strategies.registry import offered
 
@@ -76,10 +90,12 @@ def task(ctx: typer.Context, round_id: RoundOption, proplet_id: PropletOption = 
 def update(
     ctx: typer.Context,
     round_id: RoundOption,
-    proplet_id: Annotated[str, typer.Option("--proplet-id")],
-    num_samples: Annotated[int, typer.Option("--num-samples")],
+    proplet_id: Annotated[str, typer.Option("--proplet-id", help="The participant.")],
+    num_samples: Annotated[int, typer.Option("--num-samples", help="Rows that it was trained on.")],
     model: Annotated[str, typer.Option("--update", help="JSON, or @FILE.")],
-    base_model_uri: Annotated[str, typer.Option("--base-model-uri")] = "",
+    base_model_uri: Annotated[
+        str, typer.Option("--base-model-uri", help="The version it was trained from; otherwise the round's.")
+    ] = "",
     metrics: Annotated[str | None, typer.Option("--metrics", help="JSON, or @FILE.")] = None,
 ) -> None:
     """Submit an update by hand."""

@@ -46,8 +46,11 @@ class Status(StrEnum):
 @jobs.command("create")
 def create_job(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Option("--name")] = None,
-    execution_mode: Annotated[Mode | None, typer.Option("--execution-mode")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What it is called.")] = None,
+    execution_mode: Annotated[
+        Mode | None,
+        typer.Option("--execution-mode", help="All at once, one after the other, or by depends_on."),
+    ] = None,
     tasks: Tasks = None,
     tasks_file: TasksFile = None,
     definition: Definition = None,
@@ -75,7 +78,7 @@ def list_jobs(
     ctx: typer.Context,
     offset: Offset = 0,
     limit: Limit = 10,
-    status: Annotated[Status | None, typer.Option("--status")] = None,
+    status: Annotated[Status | None, typer.Option("--status", help="Only those.")] = None,
     watch: Watch = False,
 ) -> None:
     """Jobs, newest first."""
@@ -152,7 +155,10 @@ def start_workflow(ctx: typer.Context, workflow_id: WorkflowId) -> None:
 
 @workflows.command("wait")
 def wait_for_workflow(ctx: typer.Context, workflow_id: WorkflowId, timeout_s: Timeout = 600.0) -> None:
-    """Wait until all of its tasks have ended and show them; exits 1 if one failed."""
+    """Wait until all of its tasks have ended and show them.
+
+    Exits with 1 if one failed.
+    """
     with session(ctx).client() as client:
         found = session(ctx).last(client.workflows.watch(workflow_id, timeout_s=timeout_s))
     _finish(ctx, found, f"workflow {workflow_id}")

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from propeller.cli.session import read_bytes, session, working
+from propeller.errors import BadInput
 
 if TYPE_CHECKING:
     from propeller.roles.images import Access
+
+WASM_MAGIC = b"\0asm"
 
 app = typer.Typer(help="Push, pull and look at Wasm images.", no_args_is_help=True)
 
@@ -17,8 +20,12 @@ Reference = Annotated[str, typer.Argument(help="HOST[:PORT]/NAME[:TAG]", metavar
 Insecure = Annotated[
     list[str] | None, typer.Option("--insecure", help="HOST[:PORT] over plain HTTP; loopback always is.")
 ]
-User = Annotated[str, typer.Option("--username", envvar="PROPELLER_REGISTRY_USERNAME")]
-Password = Annotated[str, typer.Option("--password", envvar="PROPELLER_REGISTRY_PASSWORD")]
+User = Annotated[
+    str, typer.Option("--username", envvar="PROPELLER_REGISTRY_USERNAME", help="Of the registry.")
+]
+Password = Annotated[
+    str, typer.Option("--password", envvar="PROPELLER_REGISTRY_PASSWORD", help="Of the registry.")
+]
 Auth = Annotated[
     Path | None,
     typer.Option(
@@ -44,6 +51,8 @@ def push(
 
     access = _access(insecure, username, password, auth)
     module = read_bytes(file)
+    if not module.startswith(WASM_MAGIC):
+        raise BadInput(f"{file} is no Wasm module: it does not begin with 00 61 73 6d")
     with working(f"Pushing {len(module):,} bytes to {reference}"):
         pushed = push_module(reference, module, title=file.name, access=access)
     session(ctx).show(pushed)

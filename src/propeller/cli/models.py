@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from propeller.cli.session import json_option, session
+from propeller.cli.session import json_file, session
 
 app = typer.Typer(help="List, fetch and store model versions.", no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def push(
     ] = "",
     name: Name = "global_model",
 ) -> None:
-    """Push a version to an OCI registry as an artefact, and print its digest."""
+    """Push a version to an OCI registry, and print its digest."""
     with session(ctx).client() as client:
         session(ctx).show(client.models.push(version, reference, name=name))
 
@@ -66,7 +66,10 @@ def rm(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A number.")],
     name: Name = "global_model",
 ) -> None:
-    """Delete a version for ever, unless anything needs it; its number is not given again."""
+    """Delete a version for ever, unless anything needs it.
+
+    Its number is not given again.
+    """
     with session(ctx).client() as client:
         client.models.delete(version, name=name)
         session(ctx).show({"deleted": f"{name}_v{version}"})
@@ -82,6 +85,6 @@ def post(
     """Store a version."""
     from propeller.wire.models import StoreModel
 
-    model = json_option(f"@{file}", "FILE") or {}
+    model = json_file(file)
     with session(ctx).client() as client:
         session(ctx).show(client.models.post(StoreModel(model=model, name=name, version=version)))

@@ -1,4 +1,4 @@
-"""`propeller proplets …`: the workers that the manager knows."""
+"""`propeller proplets …`: the proplets that the manager knows."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from propeller.cli.session import Limit, Offset, Watch, pairs, session
 from propeller.errors import BadInput
 
-app = typer.Typer(help="List workers, look at them, take them in and out of use.", no_args_is_help=True)
+app = typer.Typer(help="List proplets, look at them, take them in and out of use.", no_args_is_help=True)
 
 PropletId = Annotated[str, typer.Argument(metavar="ID")]
 
@@ -25,10 +25,12 @@ def list_proplets(
     ctx: typer.Context,
     offset: Offset = 0,
     limit: Limit = 10,
-    status: Annotated[Status | None, typer.Option("--status")] = None,
+    status: Annotated[
+        Status | None, typer.Option("--status", help="Only those that are heard, or not.")
+    ] = None,
     watch: Watch = False,
 ) -> None:
-    """Workers, in order of registration."""
+    """Proplets, in order of registration."""
     with session(ctx).client() as client:
         session(ctx).repeat(
             lambda: client.proplets.list(offset=offset, limit=limit, status=status), watch=watch
@@ -37,14 +39,14 @@ def list_proplets(
 
 @app.command()
 def view(ctx: typer.Context, proplet_id: PropletId) -> None:
-    """One worker."""
+    """One proplet."""
     with session(ctx).client() as client:
         session(ctx).show(client.proplets.view(proplet_id))
 
 
 @app.command()
 def delete(ctx: typer.Context, proplet_id: PropletId) -> None:
-    """Forget a worker that has no live task."""
+    """Forget a proplet that has no live task."""
     with session(ctx).client() as client:
         client.proplets.delete(proplet_id)
     session(ctx).done()
@@ -81,7 +83,10 @@ def label(
     labels: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE | NAME-]…")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="First take away those that it has.")] = False,
 ) -> None:
-    """Give it labels that tasks can ask for; `NAME-` takes one away."""
+    """Give it labels that tasks can ask for, or take some away.
+
+    `NAME=VALUE` gives one, `NAME-` takes one away.
+    """
     given = labels or []
     gone = {item[:-1] for item in given if item.endswith("-") and "=" not in item}
     new = pairs([item for item in given if item[:-1] not in gone], "label") or {}
@@ -109,6 +114,9 @@ def alive_history(ctx: typer.Context, proplet_id: PropletId, offset: Offset = 0,
 
 @app.command()
 def sdf(ctx: typer.Context, proplet_id: PropletId) -> None:
-    """What a worker is, for machines: a document of the Semantic Definition Format, as JSON."""
+    """What it is, for machines: JSON.
+
+    A document of the Semantic Definition Format.
+    """
     with session(ctx).client() as client:
         session(ctx).document(client.proplets.sdf(proplet_id))

@@ -22,15 +22,17 @@ def provision(
     ctx: typer.Context,
     file_name: FileName = Path("config.toml"),
     data_dir: DataDir = None,
-    proplets: Annotated[int, typer.Option("--proplets", min=0)] = 1,
+    proplets: Annotated[int, typer.Option("--proplets", min=0, help="How many.")] = 1,
     domain: Annotated[str, typer.Option("--domain", help="Otherwise a UUID.")] = "",
     channel: Annotated[str, typer.Option("--channel", help="Otherwise a UUID.")] = "",
     broker: Annotated[str, typer.Option("--broker", help="embedded or mosquitto")] = "embedded",
     host: Annotated[str, typer.Option("--host", help="Address the broker will listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--mqtt-port", min=1, max=65535)] = 1883,
-    advertise: Annotated[str, typer.Option("--advertise", help="Address that workers use.")] = "localhost",
+    port: Annotated[
+        int, typer.Option("--mqtt-port", min=1, max=65535, help="Port the broker will listen on.")
+    ] = 1883,
+    advertise: Annotated[str, typer.Option("--advertise", help="Address that proplets use.")] = "localhost",
 ) -> None:
-    """Make a domain, a channel, and credentials for manager, coordinator, operator and workers.
+    """Make a domain, a channel, and credentials for manager, coordinator, operator and proplets.
 
     Running it again keeps what is there and adds what is missing.
     """
@@ -57,9 +59,12 @@ def add_proplets(
         Path | None, typer.Option("--file-name", "-f", help="Where the keys are written.")
     ] = None,
     data_dir: DataDir = None,
-    legacy: Annotated[bool, typer.Option("--legacy", help="For workers of the original system.")] = False,
+    legacy: Annotated[bool, typer.Option("--legacy", help="For proplets of the original system.")] = False,
 ) -> None:
-    """Make N more workers for a system that runs, or will; its broker accepts them at once."""
+    """Make N more proplets for a system that runs, or will.
+
+    Its broker accepts them at once.
+    """
     from propeller.roles.provisioning import add
 
     # The group has both options too, and a user does not know which of the two words they belong to.

@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    proplets: Annotated[int | None, typer.Option("--proplets", min=0, help="Workers to start (3).")] = None,
+    proplets: Annotated[int | None, typer.Option("--proplets", min=0, help="Proplets to start (3).")] = None,
     data_dir: DataDir = None,
     env_file: Annotated[
         Path | None, typer.Option("--env-file", help="Write ids, keys and addresses here, for the shell.")
@@ -53,20 +53,20 @@ def up(
     config: ConfigFile = None,
     host: Host = None,
     advertise: Annotated[
-        str | None, typer.Option("--advertise", help="This machine's address for workers elsewhere.")
+        str | None, typer.Option("--advertise", help="This machine's address for proplets elsewhere.")
     ] = None,
     free_ports: Annotated[
         bool, typer.Option("--free-ports", help="Replace taken ports by free ones.")
     ] = False,
-    manager_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    coordinator_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    aggregator_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    model_registry_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    data_store_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    registry_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    mqtt_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    heartbeat: Annotated[str | None, typer.Option(help="Of the workers, such as 10s.")] = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="Tasks that one worker runs at once (1).")] = None,
+    manager_port: Annotated[int | None, typer.Option(min=0, max=65535, help="(7070)")] = None,
+    coordinator_port: Annotated[int | None, typer.Option(min=0, max=65535, help="(8086)")] = None,
+    aggregator_port: Annotated[int | None, typer.Option(min=0, max=65535, help="(8085)")] = None,
+    model_registry_port: Annotated[int | None, typer.Option(min=0, max=65535, help="(8084)")] = None,
+    data_store_port: Annotated[int | None, typer.Option(min=0, max=65535, help="(8083)")] = None,
+    registry_port: Annotated[int | None, typer.Option(min=0, max=65535, help="(5000)")] = None,
+    mqtt_port: Annotated[int | None, typer.Option(min=0, max=65535, help="(1883)")] = None,
+    heartbeat: Annotated[str | None, typer.Option(help="Of the proplets, such as 10s.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Tasks that one proplet runs at once (1).")] = None,
     settings: Settings = None,
     log_level: Level = None,
     registry_auth: RegistryAuth = None,
@@ -80,7 +80,7 @@ def up(
     ] = None,
     parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
 ) -> None:
-    """Start the whole system on this machine and leave it running until Ctrl-C."""
+    """Start the whole system here; Ctrl-C stops it."""
     from propeller.roles.foreground import run_up
 
     flags = {
@@ -101,16 +101,16 @@ def manager(
     data_dir: DataDir = None,
     config: ConfigFile = None,
     mqtt_address: MqttAddress = None,
-    public_url: Annotated[str | None, typer.Option(help="How workers reach this manager.")] = None,
+    public_url: Annotated[str | None, typer.Option(help="How proplets reach this manager.")] = None,
     coordinator_url: Annotated[str | None, typer.Option(help="Empty: no federated learning.")] = None,
-    model_registry_url: Annotated[str | None, typer.Option(help="Handed to workers.")] = None,
-    data_store_url: Annotated[str | None, typer.Option(help="Handed to workers.")] = None,
+    model_registry_url: Annotated[str | None, typer.Option(help="Handed to proplets.")] = None,
+    data_store_url: Annotated[str | None, typer.Option(help="Handed to proplets.")] = None,
     insecure_registry: InsecureRegistry = None,
     registry_auth: RegistryAuth = None,
     settings: Settings = None,
     log_level: Level = None,
 ) -> None:
-    """Take tasks over HTTP and give them to workers."""
+    """Take tasks over HTTP and give them to proplets."""
     from propeller.roles import standalone
 
     flags = {
@@ -128,8 +128,8 @@ def coordinator(
     data_dir: DataDir = None,
     config: ConfigFile = None,
     mqtt_address: MqttAddress = None,
-    model_registry_url: Annotated[str | None, typer.Option()] = None,
-    aggregator_url: Annotated[str | None, typer.Option()] = None,
+    model_registry_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
+    aggregator_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
     require_update_token: Annotated[bool | None, typer.Option(help="Refuse updates without a token.")] = None,
     settings: Settings = None,
     log_level: Level = None,
@@ -185,12 +185,12 @@ def data_store(
     data_dir: DataDir = None,
     config: ConfigFile = None,
     credentials: Annotated[
-        Path | None, typer.Option(help="A broker's directory: callers must show a worker's key from it.")
+        Path | None, typer.Option(help="A broker's directory: callers must show a proplet's key from it.")
     ] = None,
     settings: Settings = None,
     log_level: Level = None,
 ) -> None:
-    """Keep the data sets of this site's own workers."""
+    """Keep the data sets of this site's own proplets."""
     from propeller.roles import standalone
 
     flags = {
@@ -238,10 +238,10 @@ def proplet(
     data_dir: DataDir = None,
     spool: Annotated[Path | None, typer.Option(help="What must survive a restart.")] = None,
     mqtt_address: MqttAddress = None,
-    manager_url: Annotated[str | None, typer.Option()] = None,
-    coordinator_url: Annotated[str | None, typer.Option()] = None,
-    model_registry_url: Annotated[str | None, typer.Option()] = None,
-    data_store_url: Annotated[str | None, typer.Option()] = None,
+    manager_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
+    coordinator_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
+    model_registry_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
+    data_store_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option("--allow-origin", help="http://HOST:PORT that tasks may name, or *.")
     ] = None,
@@ -265,7 +265,9 @@ def proplet(
         typer.Option("--dir", help="HOST[:GUEST][:rw]: a directory that guests see; may be repeated."),
     ] = None,
     heartbeat: Annotated[str | None, typer.Option(help="Such as 10s.")] = None,
-    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Of /health and /metrics (9092).")
+    ] = None,
     metrics: Annotated[bool | None, typer.Option(help="Serve /health and /metrics.")] = None,
     settings: Settings = None,
     log_level: Level = None,

@@ -51,7 +51,10 @@ def status(
 
 @rollouts.command()
 def undo(ctx: typer.Context, task_id: TaskId) -> None:
-    """Roll back what is being rolled out; after a rollout, bring the revision before in again."""
+    """Roll back to the revision before.
+
+    What is being rolled out is taken back; after a rollout, the revision before is brought in again.
+    """
     with session(ctx).client() as client:
         client.tasks.undo_rollout(task_id)
     session(ctx).done()
@@ -59,7 +62,10 @@ def undo(ctx: typer.Context, task_id: TaskId) -> None:
 
 @rollouts.command()
 def restart(ctx: typer.Context, task_id: TaskId) -> None:
-    """Roll the same definition out again: new replicas, of what the image's tag means now."""
+    """Roll the same definition out again.
+
+    New replicas take the place of the old, of what the image's tag means now.
+    """
     with session(ctx).client() as client:
         client.tasks.restart_rollout(task_id)
     session(ctx).done()

@@ -140,16 +140,28 @@ def json_option(text: str | None, flag: str) -> dict[str, Any] | None:
     """A JSON object from the command line, or from the file that `@PATH` names."""
     if text is None:
         return None
+    if text.startswith("@"):
+        return json_file(Path(text[1:]))
+    return _object(text, flag)
+
+
+def json_file(path: Path) -> dict[str, Any]:
+    """The JSON object in a local file; raises `BadInput` that names it."""
+    return _object(read_bytes(path), str(path))
+
+
+def _object(text: str | bytes, where: str) -> dict[str, Any]:
     import json
 
+    def no_number(name: str) -> None:
+        raise ValueError(f"{name} is no number there")
+
     try:
-        value = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
-    except OSError as error:
-        raise BadInput(f"{flag}: cannot read {text[1:]}: {error.strerror}") from error
+        value = json.loads(text, parse_constant=no_number)
     except ValueError as error:
-        raise BadInput(f"{flag} is not JSON: {error}") from error
+        raise BadInput(f"{where} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise BadInput(f"{flag} must be a JSON object")
+        raise BadInput(f"{where} must be a JSON object")
     return value
 
 
@@ -172,6 +184,6 @@ def _repeated(look: Callable[[], T]) -> Iterator[T]:
 
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on as things change; Ctrl-C ends it.")]
-Timeout = Annotated[float, typer.Option("--timeout-s", help="Seconds to wait for the end.")]
+Timeout = Annotated[float, typer.Option("--timeout-s", min=0, help="Seconds to wait for the end.")]
 Offset = Annotated[int, typer.Option("--offset", min=0, help="Skip this many.")]
 Limit = Annotated[int, typer.Option("--limit", "-l", min=1, max=100, help="Show at most this many.")]

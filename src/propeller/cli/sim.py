@@ -14,10 +14,14 @@ app = typer.Typer(no_args_is_help=True, help="Live through whole days of faults,
 def run(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many.")] = 500,
     first: Annotated[int, typer.Option("--first", min=0, help="The first of them.")] = 0,
-    processes: Annotated[int, typer.Option("--processes", "-p", min=1)] = 2,
+    processes: Annotated[
+        int, typer.Option("--processes", "-p", min=1, help="Seeds lived through at once.")
+    ] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Run the whole system in one process for each seed, with crashes, losses and repetitions, and check it.
+    """Live through a day of faults for each seed, and check it.
+
+    The whole system runs in one process, with crashes, losses and repetitions.
 
     Exits with 1 if a promise was broken; `propeller sim replay SEED` tells the story of that seed.
     """
@@ -55,7 +59,9 @@ def replay(
         bool, typer.Option("--quiet-network", help="Leave out what happened to single messages.")
     ] = False,
 ) -> None:
-    """Live through one seed again and tell its story: faults (⚡), runs, rounds, what the roles said.
+    """Live through one seed again and tell its story.
+
+    Faults (⚡), runs, rounds, and what the roles said.
 
     Times are virtual seconds since the beginning. Exits with 1 if a promise was broken.
     """

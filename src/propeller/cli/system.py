@@ -2,12 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from propeller.cli.session import session, working
 
+if TYPE_CHECKING:
+    from propeller.client import Client
+
+DOWN = "unreachable"
 _DAY_S = 86_400.0
 KEEPERS = ("manager", "coordinator", "model-registry", "registry")
 """Roles that delete by a policy."""
@@ -29,13 +33,16 @@ def health(
     role: Annotated[str, typer.Argument(help=f"One of {', '.join(ROLES)}; or all.")] = "manager",
 ) -> None:
     """Whether a role works; exits 1 if it does not."""
-    from propeller.errors import BadInput
+    from propeller.errors import BadInput, PeerUnavailable
 
     if role not in {*ROLES, "all"}:
         raise BadInput(f"{role!r} is not one of {', '.join(ROLES)}, all")
     with session(ctx).client() as client:
         if role == "all":
-            session(ctx).show({one: client.health(one)["status"] for one in ROLES})
+            found = {one: _status(client, one) for one in ROLES}
+            session(ctx).show(found)
+            if down := [one for one in ROLES if found[one] == DOWN]:
+                raise PeerUnavailable(f"{', '.join(down)}: no answer; `propeller health ROLE` says why")
         else:
             session(ctx).show(client.health(role))
 
@@ -48,7 +55,10 @@ def retention(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     policy: Annotated[bool, typer.Option("--policy", help="Only show what is kept, and how long.")] = False,
 ) -> None:
-    """Delete now what the policy does not keep; each role does so by itself too, every hour."""
+    """Delete now what the policy does not keep.
+
+    Each role does so by itself too, every hour.
+    """
     from propeller.errors import BadInput
 
     if unknown := next((role for role in roles or () if role not in KEEPERS), None):
@@ -74,11 +84,22 @@ def retention(
     )
 
 
+def _status(client: "Client", role: str) -> str:
+    from propeller.errors import PeerUnavailable
+
+    try:
+        return str(client.health(role)["status"])
+    except PeerUnavailable:
+        return DOWN
+
+
 def show_logs(
     role: Annotated[str, typer.Argument(help="manager, coordinator, …, broker, up, or proplet1 …")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
     round_id: Annotated[str, typer.Option("--round", help="Only lines about this round.")] = "",
-    data_dir: Annotated[Path | None, typer.Option("--data-dir")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Of the system (.propeller, or $PROPELLER_DATA_DIR).")
+    ] = None,
 ) -> None:
     """A role's log, as JSON lines."""
     from propeller.roles.logs import lines
@@ -92,9 +113,11 @@ def backup(
     file: Annotated[
         Path, typer.Argument(metavar="FILE.tar", help="A new file; it holds keys: keep it private.")
     ],
-    data_dir: Annotated[Path | None, typer.Option("--data-dir")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Of the system (.propeller, or $PROPELLER_DATA_DIR).")
+    ] = None,
 ) -> None:
-    """Copy everything that `up` keeps into one file, while it runs or not."""
+    """Copy all that `up` keeps into one file, running or not."""
     from propeller.roles import backup as work
     from propeller.roles.layout import data_dir as found
 
@@ -108,7 +131,7 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE.tar")],
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="A new or empty directory.")] = None,
 ) -> None:
-    """Make a data directory from a backup; `up` then goes on from there."""
+    """Make a data directory from a backup, for `up` to go on."""
     from propeller.roles import backup as work
     from propeller.roles.layout import data_dir as found
 

@@ -21,17 +21,18 @@ _WHOLE = frozenset(
         "TASK",
         "STATE",
         "RUN",
+        "TASKS",
         "ATTEMPT",
         "TIME (UTC)",
-        "STARTED",
-        "ENDED",
-        "LAST HEARTBEAT",
         "NEXT RUN (UTC)",
     }
 )
 """Columns that stay on one line on a narrow terminal, as one copies from them; texts give way."""
-_CUT = frozenset({"PROPLET"})
+_CUT = frozenset({"PROPLET", "NAME"})
 """Columns that end in an ellipsis where there is no room: `view` shows them whole, and so does a pipe."""
+
+_MOMENTS = frozenset({"STARTED", "ENDED", "LAST HEARTBEAT"})
+_DAY_CHARS = len("2026-01-31")
 
 
 @singledispatch
@@ -56,7 +57,9 @@ def columns(names: Sequence[str], rows: Sequence[Sequence[str | Text]], *, title
     table = Table(title=title or None, box=None, pad_edge=False, header_style="bold", title_justify="left")
     for name in names:
         overflow: OverflowMethod = "ellipsis" if name in _CUT else "fold"
-        table.add_column(name, overflow=overflow, no_wrap=name in _WHOLE)
+        # A moment is torn only between its day and its hour.
+        least = _DAY_CHARS if name in _MOMENTS else None
+        table.add_column(name, overflow=overflow, no_wrap=name in _WHOLE, min_width=least)
     for row in rows:
         table.add_row(*row)
     return table

@@ -4,6 +4,7 @@ A file is TOML or JSON with the fields of `POST /tasks`. In it `file` may also b
 seen from where the description lies. Options given beside a file win over it.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -84,7 +85,12 @@ class TaskFlags:
     disconnect: Annotated[
         str | None, typer.Option("--disconnect", help="When a proplet is gone: lost_after_s=S,replace=true.")
     ] = None
-    priority: Annotated[int | None, typer.Option("--priority", min=0, max=100)] = None
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            "--priority", min=0, max=100, help="The higher goes first, where tasks wait for a slot."
+        ),
+    ] = None
     schedule: Annotated[
         str | None,
         typer.Option("--schedule", help="Start by the clock: cron, five fields. '' takes it away."),
@@ -95,8 +101,12 @@ class TaskFlags:
     is_recurring: Annotated[
         bool | None, typer.Option("--is-recurring/--once", help="Follow the schedule again and again.")
     ] = None
-    wall_s: Annotated[float | None, typer.Option("--wall-s", help="Seconds until it is stopped.")] = None
-    cpu_s: Annotated[float | None, typer.Option("--cpu-s", help="Processor seconds until then.")] = None
+    wall_s: Annotated[float | None, typer.Option("--wall-s", min=0, help="Seconds until it is stopped.")] = (
+        None
+    )
+    cpu_s: Annotated[float | None, typer.Option("--cpu-s", min=0, help="Processor seconds until then.")] = (
+        None
+    )
     memory_bytes: Annotated[int | None, typer.Option("--memory-bytes", help="Memory it may take.")] = None
     mode: Annotated[str | None, typer.Option("--mode", help="infer or train")] = None
     kind: Annotated[str | None, typer.Option("--kind", help="standard or federated")] = None
@@ -142,6 +152,8 @@ class TaskFlags:
 
     def _limits(self) -> dict[str, Any]:
         limits = {"wall_s": self.wall_s, "cpu_s": self.cpu_s, "memory_bytes": self.memory_bytes}
+        if endless := next((name for name, value in limits.items() if value == math.inf), None):
+            raise BadInput(f"{endless} cannot be without end; leave it out for the proplet's own limit")
         return {name: value for name, value in limits.items() if value is not None}
 
 
@@ -298,6 +310,9 @@ def _value(text: str, where: str) -> float | int | bool | str:
     if text in {"queue", "cpu"}:
         return text
     try:
-        return int(text) if text.isdigit() else float(text)
+        number = float(text)
     except ValueError:
-        raise BadInput(f"{where}: {text!r} is no number; write N, or NAME=NUMBER,…") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadInput(f"{where}: {text!r} is no number; write N, or NAME=NUMBER,…")
+    return int(text) if text.removeprefix("-").isdecimal() else number

@@ -50,7 +50,10 @@ def run(
     task_id: NewId = None,
     timeout_s: Timeout = 600.0,
 ) -> None:
-    """Create a task, start it, wait for its end and print its results; exits 1 if it failed."""
+    """Create a task, start it, wait for its end and print its results.
+
+    Exits with 1 if it failed.
+    """
     with session(ctx).client() as client:
         made = client.tasks.create(flags.body(name, task_id=task_id))
         client.tasks.start(made.id)
@@ -63,7 +66,9 @@ def update(
     ctx: typer.Context,
     flags: TaskFlags,
     task_id: TaskId,
-    name: Annotated[str | None, typer.Option("--name")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Also the export that is called, where there is one.")
+    ] = None,
 ) -> None:
     """Change a task; only what is given changes."""
     with session(ctx).client() as client:
@@ -137,7 +142,10 @@ def stop(ctx: typer.Context, task_id: TaskId) -> None:
 
 @app.command()
 def wait(ctx: typer.Context, task_id: TaskId, timeout_s: Timeout = 600.0) -> None:
-    """Wait for the end of the latest run and print its results; exits 1 if it failed."""
+    """Wait for the end of the latest run and print its results.
+
+    Exits with 1 if it failed.
+    """
     with session(ctx).client() as client:
         _await_end(ctx, client, task_id, timeout_s)
 

@@ -15,7 +15,10 @@ def new(
     directory: Annotated[Path, typer.Argument(metavar="DIR")],
     lang: Annotated[str, typer.Option("--lang", "-l", help="c, go, …; an unknown one names them all.")] = "c",
 ) -> None:
-    """Write a project that builds a trainer: `make` there, then `propeller trainer check trainer.wasm`."""
+    """Write a project that builds a trainer.
+
+    Run `make` there, then `propeller trainer check trainer.wasm`.
+    """
     from propeller.roles.trainer_new import create
 
     for path in create(lang, directory):

@@ -98,7 +98,7 @@ class Role:
         except PeerUnavailable as error:
             raise self._unreachable(error) from error
         if answer.status >= _ERROR_FROM:
-            raise error_of(answer, f"{self.name}, {method} {path}")
+            raise self._refused(answer, method, path)
         return answer
 
     async def text(self, path: str, *, query: Query | None = None) -> AsyncIterator[str]:
@@ -134,6 +134,15 @@ class Role:
         return PeerUnavailable(
             f"the {self.name} at {self.url} {what}; is it running there? {self._flag} names another address",
             code="unreachable",
+        )
+
+    def _refused(self, answer: Response, method: str, path: str) -> PropellerError:
+        refused = error_of(answer, f"{self.name}, {method} {path}")
+        if not (isinstance(refused, NotFound) and refused.message.endswith("no such path")):
+            return refused
+        return NotFound(
+            f"{self.url} has no {path}; is the {self.name} there? {self._flag} names another address",
+            code="not_that_role",
         )
 
     def _decode(self, kind: type[T], answer: Response, what: str) -> T:
@@ -181,13 +190,17 @@ async def changes(
         if over(found):
             return
         if loop.time() >= deadline_s:
-            raise PeerUnavailable(f"{what} has not ended within {timeout_s:g} s", code="timeout")
+            says = getattr(found, "reason", "") or ""
+            why = f"; it waits: {says}" if says else ""
+            raise PeerUnavailable(f"{what} has not ended within {timeout_s:g} s{why}", code="timeout")
         await asyncio.sleep(wait_s)
         wait_s = min(_POLL_S_MAX, wait_s * 1.5)
 
 
 def part(value: str) -> str:
-    """`value` as one segment of a path."""
+    """`value` as one segment of a path. Raises `BadInput` for what a server would take for another path."""
+    if value in {"", ".", ".."}:
+        raise BadInput(f"{value!r} is no id and no name")
     return quote(value, safe="")
 
 

@@ -6,6 +6,7 @@ this machine.
 """
 
 import ipaddress
+import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -161,9 +162,18 @@ def _is_local(parts: SplitResult) -> bool:
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
+def _said(body: bytes) -> str:
+    """What an error's body says to people: the message of OCI's errors, else its beginning."""
+    try:
+        said = json.loads(body)["errors"][0]
+        return str(said.get("message") or said["code"])[:_SHOWN_BYTES]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return body[:_SHOWN_BYTES].decode("utf-8", "replace")
+
+
 def _error_of(answer: Answer, what: str) -> PropellerError:
     status = answer.response.status
-    said = answer.response.body[:_SHOWN_BYTES].decode("utf-8", "replace")
+    said = _said(answer.response.body)
     message = f"{what}: {urlsplit(answer.url).netloc} answered {status}{f' ({said})' if said else ''}"
     if status in {401, 403}:
         return Denied(message)

@@ -86,7 +86,7 @@ async def demo(wishes: Wishes) -> Outcome:
     console = Console(file=stream, highlight=False, width=None if stream.isatty() else PIPED_COLUMNS)
     async with AsyncExitStack() as stack:
         data = DataDir(_directory(stack, wishes))
-        console.print(f"starting a system with {wishes.proplets} workers …")
+        console.print(f"starting a system with {wishes.proplets} proplets …")
         loading = asyncio.create_task(asyncio.to_thread(demo_data.load, wishes.proplets, wishes.seed))
         stack.callback(loading.cancel)
         running = await stack.enter_async_context(own_system(data, wishes.proplets, wishes.seed))

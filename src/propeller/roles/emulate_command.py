@@ -93,9 +93,14 @@ def _runs(command: Command) -> list[Wishes]:
         return [checked(command.wishes)]
     try:
         document = tomllib.loads(command.file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"{command.file}: {error}") from error
-    return of_document(document, command.wishes)
+    except OSError as error:
+        raise BadInput(f"cannot read {command.file}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{command.file} is not TOML: {error}") from error
+    try:
+        return of_document(document, command.wishes)
+    except BadInput as error:
+        raise BadInput(f"{command.file}: {error.message}") from error
 
 
 def _locked(directory: Path) -> int:

@@ -133,7 +133,7 @@ def megabytes_of(text: str) -> int:
 def of_document(document: Mapping[str, Any], base: Wishes) -> list[Wishes]:
     """The runs that a file asks for, over the flags' `base`; raises `BadInput` that names the key."""
     if unknown := set(document) - {"experiment", "sweep"}:
-        raise BadInput(f"no table {', '.join(sorted(unknown))}; there are [experiment] and [sweep]")
+        raise BadInput(f"{', '.join(sorted(unknown))} stands in no table; there are [experiment] and [sweep]")
     told = replace(base, **{key: _value(key, value) for key, value in document.get("experiment", {}).items()})
     sweep: Mapping[str, Any] = document.get("sweep", {})
     for key, values in sweep.items():
@@ -174,5 +174,5 @@ def _value(key: str, value: Any) -> Any:
 def _parts(text: str, what: str) -> tuple[float, str]:
     found = _NUMBER.fullmatch(text.strip())
     if found is None:
-        raise BadInput(f"{text!r} is no {what}")
+        raise BadInput(f"{text!r} is no {what}; write a number, with its unit behind it")
     return float(found["number"]), found["unit"]
