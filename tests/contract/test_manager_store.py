@@ -211,7 +211,7 @@ async def test_a_flow_is_open_until_it_was_looked_at(store):
     assert await store.open_flows() == ["f"]
     await store.commit([SettleFlow(flow_id="f", touched=record.touched)])
     assert await store.open_flows() == []
-    await store.commit([SaveRun(run=run(), cause="x")])
+    await store.commit([SaveRun(run=run(), flow_id="f", cause="x")])
     assert await store.open_flows() == ["f"]
     await store.commit([SettleFlow(flow_id="f", touched=record.touched)])
     assert await store.open_flows() == ["f"]
@@ -221,6 +221,25 @@ async def test_a_flow_is_open_until_it_was_looked_at(store):
     assert (await store.flow("f")).flow.starts == 1
     await store.commit([DropFlow(flow_id="f")])
     assert await store.flow("f") is None
+
+
+async def test_many_runs_of_one_commit_are_kept_in_their_order(store):
+    """Over a hundred saved runs, some tasks twice: each task shows its last, and its story has every line."""
+    tasks = [task(f"t{n}") for n in range(130)]
+    await store.commit([SaveTask(task=one, new=True) for one in tasks])
+    begun = [SaveRun(run=run(task_id=one.id), cause="begun") for one in tasks]
+    ended = [
+        SaveRun(run=run(task_id=one.id, state=RunState.COMPLETED), results=one.id.encode(), cause="ended")
+        for one in tasks[::2]
+    ]
+    await store.commit([*begun, *ended])
+    for one in (tasks[0], tasks[1], tasks[128], tasks[129]):
+        record = await store.task(one.id, results=True)
+        _, story = await store.events(one.id, offset=0, limit=9)
+        even = int(one.id[1:]) % 2 == 0
+        assert record.latest_run == 1
+        assert record.results == (one.id.encode() if even else None)
+        assert [event.cause for event in story] == ["user", "begun", *(["ended"] if even else [])]
 
 
 async def test_flow_ids_are_given_once_and_jobs_are_listed_newest_first(store):

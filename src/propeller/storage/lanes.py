@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from propeller.errors import EnvironmentError_, PropellerError
+from propeller.errors import Bug, EnvironmentError_, PropellerError
 from propeller.storage.connection import Connection
 
 T = TypeVar("T")
 
 GROUP_MAX = 512
-"""Writes of one commit: bounds how long the first of them waits for the last."""
+"""Writes of one commit, but for those of one turn: bounds how long the first waits for the last."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,9 @@ class _Lane:
         self._name = name
         self._loop = loop
         self._translate = ours
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._turn: list[_Job] = []
+        """What came in the present turn of the loop: handed to the thread together, which wakes once."""
+        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._live, name=f"{type(self).__name__} {name}", daemon=True)
         self._thread.start()
@@ -55,15 +57,23 @@ class _Lane:
         if self._closed:
             raise EnvironmentError_(f"{self._name} is closed", code="storage_closed")
         answer: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(_Job(fn, answer))
+        self._turn.append(_Job(fn, answer))
+        if len(self._turn) == 1:
+            self._loop.call_soon(self._hand_over)
         return await answer
 
     async def close(self) -> None:
         """Finish what is queued, then close the connection; closing again is harmless."""
         if not self._closed:
             self._closed = True
+            self._hand_over()
             self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self) -> None:
+        jobs, self._turn = self._turn, []
+        if jobs:
+            self._jobs.put(jobs)
 
     def _live(self) -> None:
         closing = False
@@ -76,14 +86,12 @@ class _Lane:
         self._end()
 
     def _take(self) -> tuple[list[_Job], bool]:
-        """Wait for one job, then take what else is there."""
+        """Wait for the jobs of one turn, then take what else is there."""
         jobs: list[_Job] = []
-        job = self._jobs.get()
-        while job is not None:
-            jobs.append(job)
-            if len(jobs) == GROUP_MAX or self._jobs.empty():
+        while (more := self._jobs.get()) is not None:
+            jobs += more
+            if len(jobs) >= GROUP_MAX or self._jobs.empty():
                 return jobs, False
-            job = self._jobs.get()
         return jobs, True
 
     def _attempt(self, job: _Job) -> bool:
@@ -118,32 +126,37 @@ class WriteLane(_Lane):
     """All that wait become one transaction; a failing one is undone by itself."""
 
     def _work(self, jobs: list[_Job]) -> None:
-        error = self._commit(jobs)
+        if self._commit(jobs, apart=False) is None:
+            return
+        # Rare: somebody's function has raised, or the group could not be kept. Who must be undone is
+        # found by a second try, in which each can be undone by itself.
+        error = self._commit(jobs, apart=True)
         if error is None:
             return
         if len(jobs) == 1:
             jobs[0].error = error
             return
-        # The group could not be kept, perhaps for one member's sake: each gets its own transaction.
+        # Not kept for one member's sake, perhaps: each gets its own transaction.
         for job in jobs:
             self._work([job])
 
-    def _commit(self, jobs: list[_Job]) -> Exception | None:
-        """Run and commit them; the error if none of it was kept."""
+    def _commit(self, jobs: list[_Job], *, apart: bool) -> Exception | None:
+        """Run and commit them; the error if none of it was kept. A failure `apart` undoes its job alone."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
-                self._run_one(job)
-                if not self._connection.in_transaction:
-                    # The database gave up the whole transaction, as SQLite does without room.
-                    return job.error
+                well = self._apart(job) if apart else self._attempt(job)
+                # The database may give up the whole transaction, as SQLite does without room.
+                if not (well or apart) or not self._connection.in_transaction:
+                    self._undo()
+                    return job.error or Bug("a function of the database ended its group's transaction")
             self._connection.execute("COMMIT")
         except self._connection.Error as error:
             self._undo()
             return self._ours(error)
         return None
 
-    def _run_one(self, job: _Job) -> None:
+    def _apart(self, job: _Job) -> bool:
         connection = self._connection
         connection.execute("SAVEPOINT one")
         well = self._attempt(job)
@@ -151,6 +164,7 @@ class WriteLane(_Lane):
             if not well:
                 connection.execute("ROLLBACK TO one")
             connection.execute("RELEASE one")
+        return well
 
     def _undo(self) -> None:
         if self._connection.in_transaction:
@@ -158,18 +172,23 @@ class WriteLane(_Lane):
 
 
 class ReadLane(_Lane):
-    """Each job sees one state of the database."""
+    """Each job sees one state of the database, which jobs that wait together share."""
 
     def _work(self, jobs: list[_Job]) -> None:
         for job in jobs:
-            self._attempt(job)
+            if not self._attempt(job):
+                self._let_go()
+        self._let_go()
 
     def _call(self, job: _Job) -> Any:
-        self._connection.execute("BEGIN")
-        try:
-            return job.fn(self._connection)
-        finally:
-            if self._connection.in_transaction:
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN")
+        return job.fn(self._connection)
+
+    def _let_go(self) -> None:
+        if self._connection.in_transaction:
+            # One that cannot be ended has ended with its connection.
+            with contextlib.suppress(self._connection.Error):
                 self._connection.execute("ROLLBACK")
 
 

@@ -3,7 +3,7 @@
 It decides nothing about them. `manager_store` has the tasks and runs, and joins both halves into one class.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from propeller.core.task import Task
 from propeller.errors import Conflict
 from propeller.ports import Instant
 from propeller.storage.connection import Connection, Row, SqlDatabase
-from propeller.storage.queries import Queries
+from propeller.storage.queries import Queries, of_many
 from propeller.stores.manager import (
     DropFlow,
     FlowRecord,
@@ -196,19 +196,24 @@ def parts(connection: Connection, task_id: str, run: int) -> bytes | None:
     return joined_parts({row["proplet_id"]: row["results"] for row in rows})
 
 
-def add_event(connection: Connection, task_id: str, event: TaskEvent) -> None:
-    """Append to a task's history; the oldest lines go."""
-    row = {"task_id": task_id, "body": _pack(event), "at_s": event.at_s}
-    ((number,),) = connection.execute(_HISTORY.insert_event, row).fetchall()
-    if number > limits.TASK_EVENTS_KEPT:
-        upto = {"task_id": task_id, "upto": number - limits.TASK_EVENTS_KEPT}
-        connection.execute(_HISTORY.prune_events, upto)
+def note_created(connection: Connection, task_id: str, now: Instant) -> None:
+    """Begin a new task's history."""
+    event = TaskEvent(at_s=now.wall_s, kind="created", cause="user")
+    connection.execute(*of_many(_HISTORY.insert_events, [_event_row(task_id, event)]))
 
 
-def note_run(connection: Connection, change: SaveRun, now: Instant) -> None:
-    """What follows from a saved run: its flow is to be looked at, and its task has a story."""
-    connection.execute(_FLOWS.touch_flow, {"task_id": change.run.task_id})
-    add_event(connection, change.run.task_id, run_event(change, now))
+def note_runs(connection: Connection, changes: Sequence[SaveRun], now: Instant) -> None:
+    """What follows from saved runs, each of another task: flows to look at, and lines of histories."""
+    for flow_id in {change.flow_id: None for change in changes if change.flow_id}:
+        connection.execute(_FLOWS.touch_flow, {"id": flow_id})
+    rows = [_event_row(change.run.task_id, run_event(change, now)) for change in changes]
+    connection.execute(*of_many(_HISTORY.insert_events, rows))
+    sql, tasks = of_many(_HISTORY.prune_events, [{"task_id": row["task_id"]} for row in rows])
+    connection.execute(sql, {**tasks, "kept": limits.TASK_EVENTS_KEPT})
+
+
+def _event_row(task_id: str, event: TaskEvent) -> dict[str, Any]:
+    return {"task_id": task_id, "body": _pack(event), "at_s": event.at_s}
 
 
 def add_part(connection: Connection, change: SaveRun) -> None:

@@ -116,8 +116,7 @@ class MemoryManagerStore:
 
     def _save_run(self, change: SaveRun) -> None:
         run = change.run
-        task = self.tasks_by_id.get(run.task_id)
-        if task is None:
+        if run.task_id not in self.tasks_by_id:
             raise Bug(f"a run of no task: {run!r}")
         self.runs[run.key] = (run, self._clock.now())
         if not run.live:
@@ -127,8 +126,8 @@ class MemoryManagerStore:
             self._parts[run.key] = self._parts.get(run.key, {}) | {change.part: change.results}
         elif change.results is not None:
             self.results[run.key] = change.results
-        if task.flow_id in self.flows:
-            self._touch(self.flows[task.flow_id])
+        if change.flow_id in self.flows:
+            self._touch(self.flows[change.flow_id])
         self._tell(run.task_id, run_event(change, self._clock.now()))
 
     def _tell(self, task_id: str, event: TaskEvent) -> None:

@@ -20,19 +20,20 @@ from propeller.fl.launch import Launch
 from propeller.ports import Clock, Instant
 from propeller.storage import manager_history as history
 from propeller.storage.connection import Connection, Row, SqlDatabase
-from propeller.storage.queries import Queries
+from propeller.storage.queries import Queries, of_many
 from propeller.stores.manager import (
     DropLaunch,
     DropTask,
     ManagerChange,
     SaveLaunch,
-    TaskEvent,
     TaskRecord,
 )
 
 ROLE = "manager"
 """Owner of the database and folder of its SQL."""
 
+_RUNS_AT_ONCE = 64
+"""Runs that one statement stores: a few hundred parameters, and as many forms of it as the driver keeps."""
 _SQL = Queries.load(ROLE, "manager.sql")
 _sorted_json = msgspec.json.Encoder(order="deterministic").encode
 """Text by which documents inside documents can be compared."""
@@ -169,8 +170,21 @@ def _record(row: Row, connection: Connection, *, results: bool) -> TaskRecord:
 
 
 def _apply_all(changes: Sequence[ManagerChange], now: Instant, connection: Connection) -> None:
+    """Apply the changes in their order; runs that are saved one after the other share their statements."""
+    runs: dict[str, SaveRun] = {}
     for change in changes:
+        if isinstance(change, SaveRun):
+            if len(runs) == _RUNS_AT_ONCE or change.run.task_id in runs:
+                _save_runs(list(runs.values()), now, connection)
+                runs.clear()
+            runs[change.run.task_id] = change
+            continue
+        if runs:
+            _save_runs(list(runs.values()), now, connection)
+            runs.clear()
         _APPLY[type(change)](change, now, connection)
+    if runs:
+        _save_runs(list(runs.values()), now, connection)
 
 
 def _save_task(change: SaveTask, now: Instant, connection: Connection) -> None:
@@ -194,7 +208,7 @@ def _save_task(change: SaveTask, now: Instant, connection: Connection) -> None:
         connection.execute(_SQL.insert_task, row)
     except connection.IntegrityError as error:
         raise id_taken(task.id) from error
-    history.add_event(connection, task.id, TaskEvent(at_s=now.wall_s, kind="created", cause="user"))
+    history.note_created(connection, task.id, now)
 
 
 def _save_member(task: Task, connection: Connection) -> None:
@@ -222,9 +236,20 @@ def _drop_task(change: DropTask, _now: Instant, connection: Connection) -> None:
     history.forget_metrics(connection, "task", change.task_id)
 
 
-def _save_run(change: SaveRun, now: Instant, connection: Connection) -> None:
+def _save_runs(changes: Sequence[SaveRun], now: Instant, connection: Connection) -> None:
+    """Store runs of as many tasks."""
+    connection.execute(*of_many(_SQL.upsert_runs, [_run_row(change, now) for change in changes]))
+    latest = [{"task_id": change.run.task_id, "number": change.run.number} for change in changes]
+    connection.execute(*of_many(_SQL.mark_latest_runs, latest))
+    for change in changes:
+        if change.part and change.results is not None:
+            history.add_part(connection, change)
+    history.note_runs(connection, changes, now)
+
+
+def _run_row(change: SaveRun, now: Instant) -> dict[str, Any]:
     run = change.run
-    row = {
+    return {
         "task_id": run.task_id,
         "number": run.number,
         "state": str(run.state),
@@ -234,11 +259,6 @@ def _save_run(change: SaveRun, now: Instant, connection: Connection) -> None:
         "body": _pack(run),
         "results": None if change.part else change.results,
     }
-    connection.execute(_SQL.upsert_run, row)
-    if change.part and change.results is not None:
-        history.add_part(connection, change)
-    connection.execute(_SQL.mark_latest_run, {"task_id": run.task_id, "number": run.number})
-    history.note_run(connection, change, now)
 
 
 def _save_proplet(change: SaveProplet, _now: Instant, connection: Connection) -> None:
@@ -271,7 +291,6 @@ def _drop_launch(change: DropLaunch, _now: Instant, connection: Connection) -> N
 _APPLY: Mapping[type, Callable[[Any, Instant, Connection], None]] = {
     SaveTask: _save_task,
     DropTask: _drop_task,
-    SaveRun: _save_run,
     SaveProplet: _save_proplet,
     DropProplet: _drop_proplet,
     SaveLaunch: _save_launch,

@@ -4,14 +4,17 @@ It must not know what the queries mean.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Self
+from typing import Any, Self
 
 from propeller.errors import Bug
 
 _NAME = re.compile(r"^-- name:[ \t]*([a-z][a-z0-9_]*)[ \t]*$", re.MULTILINE)
+_EACH = re.compile(r"/\* each \*/(.*?)/\* row \*/", re.DOTALL)
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 _COMMENT_LINE = re.compile(r"^\s*--.*$\n?", re.MULTILINE)
 
 
@@ -55,6 +58,23 @@ class Queries:
     def names(self) -> list[str]:
         """Every query's name, in file order."""
         return list(self._queries)
+
+
+def of_many(sql: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """One statement for all of `rows`, and its parameters: what stands between `each` and `row` is repeated.
+
+    A database takes a statement for many rows in a fraction of the time of one for each, and a thread that
+    writes gives the interpreter away and gets it back once for each statement.
+    """
+    parameters = {f"{name}_{at}": value for at, row in enumerate(rows) for name, value in row.items()}
+    return _repeated(sql, len(rows)), parameters
+
+
+@lru_cache(maxsize=512)
+def _repeated(sql: str, count: int) -> str:
+    before, each, after = _EACH.split(sql)
+    numbered = (_PARAMETER.sub(rf":\1_{at}", each) for at in range(count))
+    return before + ",".join(numbered) + after
 
 
 def sql_folder(kind: str, role: str) -> Traversable:

@@ -7,8 +7,7 @@ UPDATE flows SET body = :body, touched = touched + 1 WHERE id = :id;
 
 -- name: touch_flow
 -- Something happened to a run of one of its tasks.
-UPDATE flows SET touched = touched + 1
-WHERE id = (SELECT flow_id FROM tasks WHERE id = :task_id AND flow_id IS NOT NULL);
+UPDATE flows SET touched = touched + 1 WHERE id = :id;
 
 -- name: settle_flow
 -- All that had happened up to :touched was looked at.

@@ -1,12 +1,20 @@
--- name: insert_event
--- Answers with the line's number.
-INSERT INTO task_events (task_id, number, body, at_s)
-SELECT :task_id, coalesce(max(number), 0) + 1, :body, :at_s FROM task_events WHERE task_id = :task_id
-RETURNING number;
+-- name: insert_events
+-- A line for the history of each row's task; there is one row a task at most.
+INSERT INTO task_events (task_id, number, body, at_s) VALUES
+    /* each */ (
+        :task_id,
+        (SELECT coalesce(max(number), 0) + 1 FROM task_events WHERE task_id = :task_id),
+        :body,
+        :at_s
+    ) /* row */;
 
 -- name: prune_events
--- Drops a task's lines up to that number.
-DELETE FROM task_events WHERE task_id = :task_id AND number <= :upto;
+-- Keeps the latest :kept of each row's task.
+DELETE FROM task_events
+WHERE task_id IN (/* each */ :task_id /* row */)
+    AND number <= (
+        SELECT max(number) FROM task_events AS its WHERE its.task_id = task_events.task_id
+    ) - :kept;
 
 -- name: count_events
 SELECT count(*) AS total FROM task_events WHERE task_id = :task_id;

@@ -40,10 +40,10 @@ ON CONFLICT (id) DO UPDATE SET latest_run = excluded.latest_run;
 -- Its runs go with it, and so do its members if it is a broadcast.
 DELETE FROM tasks WHERE id = :id OR part_of = :id;
 
--- name: upsert_run
+-- name: upsert_runs
 -- Results that are already there stay unless new ones come: a later record of a run never erases them.
-INSERT INTO runs (task_id, number, state, live, saved_mono, saved_wall, body, results)
-VALUES (:task_id, :number, :state, :live, :saved_mono, :saved_wall, :body, :results)
+INSERT INTO runs (task_id, number, state, live, saved_mono, saved_wall, body, results) VALUES
+    /* each */ (:task_id, :number, :state, :live, :saved_mono, :saved_wall, :body, :results) /* row */
 ON CONFLICT (task_id, number) DO UPDATE SET
     state = excluded.state,
     live = excluded.live,
@@ -53,8 +53,10 @@ ON CONFLICT (task_id, number) DO UPDATE SET
     task = CASE WHEN excluded.live = 1 THEN runs.task END,
     results = coalesce(excluded.results, runs.results);
 
--- name: mark_latest_run
-UPDATE tasks SET latest_run = :number WHERE id = :task_id AND latest_run < :number;
+-- name: mark_latest_runs
+WITH latest (task_id, number) AS (VALUES /* each */ (:task_id, :number) /* row */)
+UPDATE tasks SET latest_run = latest.number
+FROM latest WHERE tasks.id = latest.task_id AND tasks.latest_run < latest.number;
 
 -- name: select_task
 -- One task with its latest run.

@@ -18,13 +18,6 @@ WHERE part_of IS NULL AND NOT EXISTS (
     WHERE CAST(tasks.metadata AS jsonb) -> wanted.key IS DISTINCT FROM wanted.value
 );
 
--- name: insert_event
-INSERT INTO task_events (task_id, number, body, at_s)
-SELECT CAST(:task_id AS text), coalesce(max(number), 0) + 1, CAST(:body AS bytea),
-    CAST(:at_s AS double precision)
-FROM task_events WHERE task_id = :task_id
-RETURNING number;
-
 -- name: insert_metric
 INSERT INTO metrics (kind, subject, number, body, at_s)
 SELECT CAST(:kind AS text), CAST(:subject AS text), coalesce(max(number), 0) + 1, CAST(:body AS bytea),
