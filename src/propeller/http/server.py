@@ -23,6 +23,7 @@ from propeller import limits
 from propeller.errors import BadInput, Bug, DecodeError, TooLarge
 from propeller.http import reuse
 from propeller.http.answers import ERROR_RESPONSES, EXCEPTION_HANDLERS, AnyRequest
+from propeller.http.direct import Direct
 from propeller.http.document import WholeDocument
 from propeller.telemetry.logs import bind_role
 from propeller.telemetry.metrics import CONTENT_TYPE, RoleMetrics
@@ -55,7 +56,7 @@ def create_app(
     app = reuse.taken(role, routes) or _parsed(role, routes, description)
     app.state.offload = offload
     # The outermost layer, because routes that do not exist never reach a middleware and count too.
-    app.asgi_handler = _Observed(app.asgi_handler, role, metrics)
+    app.asgi_handler = _Observed(Direct(app.asgi_handler, app, routes), role, metrics)
     return app
 
 

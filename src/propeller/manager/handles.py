@@ -39,9 +39,8 @@ class Handles:
 
     async def start(self, task_id: str) -> None:
         """Begin a task's run, or its experiment. Raises `Conflict` while one is under way."""
-        task = (await self._tasks.view(task_id)).task
+        task = await self._tasks.start(task_id)
         if not task.handle:
-            await self._tasks.start(task_id)
             return
         coordinator = self._its_coordinator()
         known = await coordinator.experiment(task.experiment_id) if task.experiment_id else None

@@ -21,7 +21,7 @@ from propeller.core.proplet import Proplet
 from propeller.core.run import RunState
 from propeller.core.service import ServiceState
 from propeller.core.task import Task, define, touch
-from propeller.errors import BadInput, Bug, Conflict, NotFound, PeerUnavailable, TooLarge
+from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable, TooLarge
 from propeller.http.server import Offload
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.definitions import defined, merged
@@ -196,8 +196,10 @@ class Tasks:
 
     # --- runs ------------------------------------------------------------------------------------------
 
-    async def start(self, task_id: str, *, cause: str = "user", step: Step | None = None) -> None:
-        """Begin a run; when this returns it is on disk, waiting or assigned.
+    async def start(self, task_id: str, *, cause: str = "user", step: Step | None = None) -> Task:
+        """Begin a run of the task; when this returns it, the run is on disk, waiting or assigned.
+
+        A task that stands for an experiment has no runs: it is returned, and nothing is done.
 
         With a `step` of its flow, the run is that one or none. Raises `Conflict` if a run is live, the
         task's round is over or a dependency has not ended, `BadInput` if there is nothing to run, `NotFound`
@@ -207,7 +209,7 @@ class Tasks:
             record = await self._store.task(task_id)
             task = _whole(record.task)
             if task.handle:
-                raise Bug(f"task {task_id} stands for an experiment, and was started as one that runs")
+                return task
             if not task.image_url and not task.file_sha256:
                 raise BadInput(
                     f"task {task_id} has no module: set image_url or upload a file", code="no_module"
@@ -220,11 +222,12 @@ class Tasks:
             answers = step.answers if step else await answers_of(self._store, task)
             if task.service:
                 await self._serve(task, number, cause)
-                return
-            if task.broadcast:
+            elif task.broadcast:
                 await self._broadcast(task, number, answers, cause)
-                return
-            await self._shell.submit(e.StartRequested(task=task, number=number, answers=answers, cause=cause))
+            else:
+                order = e.StartRequested(task=task, number=number, answers=answers, cause=cause)
+                await self._shell.submit(order)
+            return task
 
     async def _serve(self, task: Task, number: int, cause: str) -> None:
         """Start a service's run, which goes on where the last one counted."""

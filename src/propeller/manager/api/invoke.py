@@ -6,6 +6,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from propeller.http.answers import AnyRequest
+from propeller.http.direct import DIRECT
 from propeller.http.document import said
 from propeller.http.server import json_body
 from propeller.manager.invoke import Invocations
@@ -26,7 +27,7 @@ def invoke_routes(invocations: Invocations) -> list[HTTPRouteHandler]:
         "/tasks/{task_id:str}/invoke",
         status_code=200,
         summary="Call a latent task",
-        opt=said(takes=InvokeBody, optional=True),
+        opt={**said(takes=InvokeBody, optional=True), **DIRECT},
     )
     async def invoke_task(task_id: FromPath[str], request: AnyRequest) -> Invoked:
         """Waits for the answer, at most 30 s. `inputs` replace the task's own, `env` goes over its env."""

@@ -9,6 +9,7 @@ from litestar.params import FromPath, FromQuery
 from propeller import limits
 from propeller.errors import BadInput, NotFound
 from propeller.http.answers import AnyRequest
+from propeller.http.direct import DIRECT
 from propeller.http.document import BYTES, said
 from propeller.http.server import body_bytes, json_body, media_type
 from propeller.manager.api.paging import Offset, TaskLimit
@@ -46,7 +47,7 @@ def task_routes(tasks: Tasks, handles: Handles, blobs: Blobs) -> list[HTTPRouteH
 
 
 def _definitions(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
-    @post("/tasks", status_code=201, summary="Create a task", opt=said(takes=TaskBody))
+    @post("/tasks", status_code=201, summary="Create a task", opt={**said(takes=TaskBody), **DIRECT})
     async def create_task(request: AnyRequest) -> Response[TaskView]:
         """When this answers 201 the task is on disk. It does not run before it is started."""
         record = await tasks.create(await json_body(request, TaskBody, "the task", decode=decode_body))
@@ -103,7 +104,7 @@ def _definitions(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
 
 
 def _runs(tasks: Tasks, handles: Handles) -> list[HTTPRouteHandler]:
-    @post("/tasks/{task_id:str}/start", status_code=200, summary="Start a run of a task")
+    @post("/tasks/{task_id:str}/start", status_code=200, summary="Start a run of a task", opt=DIRECT)
     async def start_task(task_id: FromPath[str]) -> Started:
         """The run is on disk; it waits, with a visible reason, until a proplet takes it."""
         await handles.start(task_id)
