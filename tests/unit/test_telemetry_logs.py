@@ -33,6 +33,19 @@ def test_a_line_is_json_with_role_round_and_task(lines):
     assert line["time"].endswith("Z")
 
 
+def test_what_is_said_often_is_the_same_line(lines):
+    """The quick way leads to the line of the other: same fields, same ids, same mask, same level."""
+    with logs.about(task_id="t-1"):
+        logs.logger().info("run", state="failed", reason="Bearer abc was refused", api_key="k")
+        logs.say("run", state="failed", reason="Bearer abc was refused", api_key="k")
+    first, second = lines()
+    assert {**first, "time": ""} == {**second, "time": ""}
+    assert "abc" not in str(second)
+    logs.configure("tester", "warning", io.StringIO())
+    logs.say("not said")
+    assert len(lines()) == 2
+
+
 def test_ids_end_with_their_context(lines):
     """A line after the context no longer carries its ids."""
     with logs.about(round_id="r-1"):

@@ -16,7 +16,7 @@ from propeller.core.ledger import Now
 from propeller.errors import Bug, CallerError, PropellerError
 from propeller.ports import Clock
 from propeller.stores.manager import ManagerChange, ManagerStore
-from propeller.telemetry.logs import logger
+from propeller.telemetry.logs import logger, say
 from propeller.telemetry.metrics import RoleMetrics
 
 BATCH_EVENTS_MAX = 512
@@ -226,7 +226,7 @@ def _tell(command: e.SaveTask | e.SaveService | e.SaveRun | e.SaveProplet | e.Dr
     if not isinstance(command, e.SaveRun):
         return
     run, attempt = command.run, command.run.attempt
-    logger().info(
+    say(
         "run",
         task_id=run.task_id,
         run=run.number,

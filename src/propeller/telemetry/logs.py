@@ -108,6 +108,14 @@ def logger() -> Logger:
     return cast("Logger", structlog.get_logger())
 
 
+def say(event: str, **fields: object) -> None:
+    """The line that `logger().info(event, **fields)` writes, three times as fast: for what is said often."""
+    entry = merge_contextvars(None, "info", {**fields, "event": event, "level": "info"})
+    sink = _sink_of(entry)
+    if sink.level <= _LEVELS["info"]:
+        _writer.msg(sink, mask_secrets(None, "info", _stamped(None, "info", entry)))
+
+
 @contextlib.contextmanager
 def role_context(role: str) -> Iterator[None]:
     """Inside, and in every task started inside, lines belong to `role`."""
@@ -188,6 +196,10 @@ class _Writer:
     debug = info = warning = error = critical = exception = log = msg
 
 
+_writer = _Writer()
+_stamped = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+
+
 class _FromStandardLogging(logging.Handler):
     """Carries the lines of libraries over: warnings and worse, as they speak of connections at `info`."""
 
@@ -208,13 +220,13 @@ def _install() -> None:
             merge_contextvars,
             structlog.processors.add_log_level,
             _drop_below_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            _stamped,
             structlog.processors.format_exc_info,
             mask_secrets,
             _address,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS["debug"]),
-        logger_factory=lambda *_: _Writer(),
+        logger_factory=lambda *_: _writer,
         cache_logger_on_first_use=False,
     )
     logging.getLogger().addHandler(_FromStandardLogging(logging.WARNING))
