@@ -31,7 +31,6 @@ from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.cron import Cron
 from propeller.manager.flows import Flows
 from propeller.manager.handles import Handles
-from propeller.manager.intake import Intake
 from propeller.manager.invoke import Invocations
 from propeller.manager.keeping import Keeping, policy_of
 from propeller.manager.listen import Listener
@@ -89,7 +88,8 @@ class Manager:
             metrics=metrics,
             perform=self._perform,
             saved=self._saved,
-            luck=random.random,
+            # Drawn for every event; the system's own randomness is a call of the kernel each time.
+            luck=Random(random.getrandbits(64)).random,  # noqa: S311 - pauses, no secrets
             heartbeat_s=config.heartbeat_s,
             pins=images is not None,
         )
@@ -128,6 +128,7 @@ class Manager:
             clock=clock,
             random=random,
             coordinator=coordinator,
+            offload=offload,
         )
         self._losses = Losses(store=store, coordinator=coordinator)
         self.invocations = Invocations(
@@ -155,7 +156,6 @@ class Manager:
         )
         self._listener = Listener(
             topics=config.topics,
-            intake=Intake(config.topics, random),
             rounds=self.rounds,
             post=self.shell.post,
             spawn=self._spawn,

@@ -5,9 +5,8 @@ refused. On shared topics nobody is proven, and the engine treats what is said a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from random import Random
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -16,10 +15,9 @@ from propeller.core import events as e
 from propeller.core.ids import check_id
 from propeller.core.run import Lane
 from propeller.errors import BadInput, DecodeError
-from propeller.ports import Message
 from propeller.wire import codec
 from propeller.wire.messages import Alive, AttemptEvent, AttemptFinished, Create, LegacyResult
-from propeller.wire.topics import ControlTopic, FromProplet, Topics
+from propeller.wire.topics import ControlTopic, FromProplet
 
 _EXACT = 2.0**53
 """Up to here a float keeps every integer, and an integer fits what the store writes."""
@@ -53,36 +51,29 @@ _NOUNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """Decodes control messages of one domain and channel; `random` names new proplets."""
+def read_event(topic: ControlTopic, payload: bytes) -> e.Event | None:
+    """The event that a control message stands for; None for kinds that are not the engine's business.
 
-    topics: Topics
-    random: Random
-
-    def event(self, message: Message) -> e.Event | None:
-        """The event that a message stands for; None for kinds that are not the engine's business.
-
-        Raises `DecodeError` or `BadInput` for a message that is not what its topic says.
-        """
-        topic = self.topics.parse_control(message.topic)
-        if topic is None:
-            raise DecodeError(f"no control message travels on {message.topic}")
-        read = _READERS.get(topic.kind)
-        return read(self, topic, message.payload) if read else None
-
-    def name(self) -> str:
-        """A name for a proplet that is seen for the first time."""
-        return f"{self.random.choice(_ADJECTIVES)}-{self.random.choice(_NOUNS)}"
+    Raises `DecodeError` or `BadInput` for a message that is not what its topic says.
+    """
+    read = _READERS.get(topic.kind)
+    return read(topic, payload) if read else None
 
 
-def _create(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
+def name_of(proplet_id: str) -> str:
+    """A name for a proplet that is seen for the first time: always the same for one id."""
+    number = crc32(proplet_id.encode())
+    return f"{_ADJECTIVES[number % len(_ADJECTIVES)]}-{_NOUNS[number // 1024 % len(_NOUNS)]}"
+
+
+def _create(topic: ControlTopic, payload: bytes) -> e.Event:
     body = codec.decode(Create, payload, what="create", limit_bytes=limits.PROPLET_CREATE_BYTES_MAX)
     metadata = {name: value for name, value in msgspec.to_builtins(body.metadata).items() if value}
+    proplet_id = _claimed(topic, body.proplet_id)
     return e.Announced(
-        proplet_id=_claimed(topic, body.proplet_id),
+        proplet_id=proplet_id,
         protocol=body.protocol,
-        name=intake.name(),
+        name=name_of(proplet_id),
         namespace=body.namespace or "default",
         metadata=_whole_numbers(metadata),
         slots=min(max(1, body.slots), 1024),
@@ -91,7 +82,7 @@ def _create(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
     )
 
 
-def _alive(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
+def _alive(topic: ControlTopic, payload: bytes) -> e.Event:
     body = codec.decode(Alive, payload, what="alive", limit_bytes=limits.PROPLET_ALIVE_BYTES_MAX)
     proplet_id = _claimed(topic, body.proplet_id)
     lane: Lane = "directed" if topic.sender else "legacy"
@@ -104,14 +95,14 @@ def _alive(intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
     return e.Heard(
         proplet_id=proplet_id,
         lane=lane,
-        name=intake.name(),
+        name=name_of(proplet_id),
         inventory=held if topic.sender else None,
         boot=body.boot,
         cause="alive",
     )
 
 
-def _events(_intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
+def _events(topic: ControlTopic, payload: bytes) -> e.Event:
     body = codec.decode(AttemptEvent, payload, what="attempt event")
     return e.AttemptReport(
         kind=body.kind,
@@ -123,7 +114,7 @@ def _events(_intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
     )
 
 
-def _results(_intake: Intake, topic: ControlTopic, payload: bytes) -> e.Event:
+def _results(topic: ControlTopic, payload: bytes) -> e.Event:
     if topic.sender is None:
         return _legacy_result(payload)
     body = codec.decode(AttemptFinished, payload, what="result")
@@ -152,7 +143,7 @@ def _legacy_result(payload: bytes) -> e.Event:
     )
 
 
-_READERS: Mapping[FromProplet, Callable[[Intake, ControlTopic, bytes], e.Event]] = {
+_READERS: Mapping[FromProplet, Callable[[ControlTopic, bytes], e.Event]] = {
     FromProplet.CREATE: _create,
     FromProplet.ALIVE: _alive,
     FromProplet.EVENTS: _events,

@@ -5,7 +5,7 @@ from typing import Any
 
 from propeller.core import events as e
 from propeller.errors import DecodeError, PropellerError
-from propeller.manager.intake import Intake
+from propeller.manager.intake import read_event
 from propeller.manager.rounds import Rounds
 from propeller.ports import Message
 from propeller.telemetry.logs import logger
@@ -24,7 +24,6 @@ class Listener:
         self,
         *,
         topics: Topics,
-        intake: Intake,
         rounds: Rounds,
         post: Callable[[e.Event], Awaitable[None]],
         spawn: Spawn,
@@ -34,7 +33,6 @@ class Listener:
         metrics: RoleMetrics,
     ) -> None:
         self._topics = topics
-        self._intake = intake
         self._rounds = rounds
         self._post = post
         self._spawn = spawn
@@ -63,18 +61,24 @@ class Listener:
         if message.retain:
             # Nobody of ours asks a broker to keep one: it would revive the dead at every reconnection.
             raise DecodeError("a retained message says what was, not what is")
+        control = self._topics.parse_control(message.topic)
+        if control is not None:
+            await self._control(control, message.payload)
+            return
         if message.topic == self._topics.image_wishes():
             self._wish(message.payload)
             return
         round_topic = self._topics.parse_round(message.topic)
-        if round_topic is not None:
-            self._round(round_topic, message.payload)
+        if round_topic is None:
+            raise DecodeError(f"nothing of ours travels on {message.topic}")
+        self._round(round_topic, message.payload)
+
+    async def _control(self, topic: ControlTopic, payload: bytes) -> None:
+        answer = self._answers.get(topic.kind)
+        if answer is not None:
+            answer(topic, payload)
             return
-        control = self._topics.parse_control(message.topic)
-        if control is not None and control.kind in self._answers:
-            self._answers[control.kind](control, message.payload)
-            return
-        event = self._intake.event(message)
+        event = read_event(topic, payload)
         if event is not None:
             await self._post(event)
 

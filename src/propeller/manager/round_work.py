@@ -4,6 +4,7 @@ It must not know how rounds are launched, nor what an update is.
 """
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -16,8 +17,6 @@ from propeller.core.task import Task, TaskLimits
 from propeller.errors import BadInput, Conflict, NotFound, PeerUnavailable
 from propeller.fl.launch import Launch
 from propeller.fl.selection import Selection, draw
-from propeller.fl.strategies.fedbuff import FedBuff
-from propeller.fl.strategies.registry import strategy, told
 from propeller.wire import codec
 from propeller.wire.experiments import ExperimentBody, LateBody, SelectorBody
 from propeller.wire.rounds import RoundStart
@@ -55,6 +54,14 @@ def asked_by(start: RoundStart) -> ExperimentBody:
 def asked_of(launch: Launch) -> ExperimentBody:
     """What a stored launch asks for."""
     return codec.decode(ExperimentBody, launch.body, what="the launch", limit_bytes=len(launch.body))
+
+
+def load_strategies() -> None:
+    """Have the strategies at hand. They bring numpy, which takes a while and 20 MB: beside the loop, please.
+
+    A manager that never launches a round never needs them.
+    """
+    import_module("propeller.fl.strategies.registry")
 
 
 def notice_of(launch: Launch) -> RoundStart:
@@ -152,6 +159,8 @@ def _labelled(proplet: Proplet, selector: SelectorBody) -> bool:
 
 def _hyperparams(asked: ExperimentBody) -> dict[str, Any] | None:
     """What the trainers are told: the experiment's own, and what its strategy adds. Raises `BadInput`."""
+    from propeller.fl.strategies.registry import strategy, told  # noqa: PLC0415 - see `load_strategies`
+
     chosen = asked.chosen
     found = told(strategy(chosen.name), chosen.options or {}, asked.hyperparams)
     return None if found is None else dict(found)
@@ -186,6 +195,8 @@ def task_of(task_id: str, participant: str, asked: ExperimentBody, now_s: float)
 
 def _rounds_allowed(asked: ExperimentBody) -> int:
     """For how many rounds the task is of use: its update may count in a later one."""
+    from propeller.fl.strategies.fedbuff import FedBuff  # noqa: PLC0415 - see `load_strategies`
+
     asynchronous = asked.chosen.name == FedBuff.name
     late = asked.late or (LateBody() if asynchronous else None)
     return 1 if late is None or late.policy == "drop" else 1 + late.staleness_max

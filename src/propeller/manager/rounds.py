@@ -30,6 +30,7 @@ from propeller.errors import (
 )
 from propeller.fl.launch import Launch, LaunchState
 from propeller.fl.model_ref import is_artifact
+from propeller.http.server import Offload
 from propeller.manager.config import ManagerConfig
 from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.round_work import (
@@ -38,6 +39,7 @@ from propeller.manager.round_work import (
     check_asked,
     check_same,
     drawn,
+    load_strategies,
     notice_of,
     round_id_of,
     task_of,
@@ -73,7 +75,9 @@ class Rounds:
         clock: Clock,
         random: Random,
         coordinator: CoordinatorClient | None,
+        offload: Offload,
     ) -> None:
+        self._offload = offload
         self._config = config
         self._store = store
         self._tasks = tasks
@@ -169,6 +173,7 @@ class Rounds:
     async def _launch(self, asked: ExperimentBody, *, announced: bool) -> None:
         """Launch the round unless that was done; a known one is not checked against today's fleet."""
         round_id = round_id_of(asked)
+        await self._offload(load_strategies)
         async with self._turn(round_id):
             launch = await self._store.launch(round_id)
             fresh = launch is None
