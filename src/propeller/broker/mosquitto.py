@@ -28,6 +28,11 @@ from propeller.wire.filters import covers
 
 CONFIGURATION = "mosquitto.conf"
 ACL = "mosquitto.acl"
+AUTOSAVE_S = 5
+"""How often Mosquitto writes its retained messages down; what is younger goes with a kill, not with a stop.
+
+Each of them is one that its sender repeats, or that devices which have only MQTT ask for again.
+"""
 _READY_S = 30.0
 _SAID_CHARS = 2000
 _STOP_S = 5.0
@@ -66,11 +71,18 @@ def _lines(head: str, word: str, rules: Sequence[Rule]) -> str:
 
 
 def configuration_text(
-    store: CredentialStore, directory: Path, *, host: str, port: int, persistence: Path | None = None
+    store: CredentialStore,
+    directory: Path,
+    *,
+    host: str,
+    port: int,
+    persistence: Path | None = None,
+    autosave_s: int = AUTOSAVE_S,
 ) -> str:
     """`mosquitto.conf` for Mosquitto 2: one listener, no anonymous clients, our limits.
 
-    `directory` is where the ACL file lies; `persistence`, if given, keeps retained messages over restarts.
+    `directory` is where the ACL file lies; `persistence`, if given, keeps retained messages over restarts,
+    and over kills those that are older than `autosave_s`.
     """
     lines = [
         "# Written by propeller; rewritten at each start.",
@@ -95,21 +107,30 @@ def configuration_text(
     if persistence:
         lines += [
             f"persistence_location {persistence.resolve()}/",
-            "autosave_on_changes true",
-            "autosave_interval 1",
+            # Counted in changes, every acknowledgement would be one, and each save walks all clients.
+            "autosave_on_changes false",
+            f"autosave_interval {autosave_s}",
         ]
     return "\n".join(lines) + "\n"
 
 
 def write_configuration(
-    store: CredentialStore, directory: Path, *, host: str, port: int, persistence: Path | None = None
+    store: CredentialStore,
+    directory: Path,
+    *,
+    host: str,
+    port: int,
+    persistence: Path | None = None,
+    autosave_s: int = AUTOSAVE_S,
 ) -> Path:
     """Write `mosquitto.conf` and the ACL file into `directory`, and return the former's path."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if persistence:
         persistence.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_acl(store, directory)
-    text = configuration_text(store, directory, host=host, port=port, persistence=persistence)
+    text = configuration_text(
+        store, directory, host=host, port=port, persistence=persistence, autosave_s=autosave_s
+    )
     return _write(directory / CONFIGURATION, text)
 
 
@@ -139,11 +160,13 @@ class MosquittoProcess:
         port: int,
         host: str = "127.0.0.1",
         persistence: Path | None = None,
+        autosave_s: int = AUTOSAVE_S,
         flag: str = "--mqtt-port",
     ) -> None:
         self._store = store
         self._directory = directory
         self._persistence = persistence
+        self._autosave_s = autosave_s
         self._flag = flag
         self._process: asyncio.subprocess.Process | None = None
         self.host = host
@@ -156,7 +179,12 @@ class MosquittoProcess:
         """
         self._check_port()
         configuration = write_configuration(
-            self._store, self._directory, host=self.host, port=self.port, persistence=self._persistence
+            self._store,
+            self._directory,
+            host=self.host,
+            port=self.port,
+            persistence=self._persistence,
+            autosave_s=self._autosave_s,
         )
         # Mosquitto is in sbin, which is not on every user's path.
         path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
