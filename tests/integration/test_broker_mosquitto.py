@@ -140,10 +140,14 @@ async def test_retained_messages_outlive_even_a_kill(
         assert await _first(again, "p1", keys["p1"], "m/dom/c/ch/fl/models/#") == kept
 
 
+def _saved(kept: Path) -> bool:
+    return any(b"fl/models/v1" in file.read_bytes() for file in kept.glob("*.db"))
+
+
 async def _kill_once_saved(mosquitto: MosquittoProcess, kept: Path) -> None:
     async with asyncio.timeout(5):
         # Another process writes it, and may have saved before there was anything to save.
-        while not any(b"fl/models/v1" in file.read_bytes() for file in kept.glob("*.db")):  # noqa: ASYNC240
+        while not _saved(kept):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert mosquitto._process
     mosquitto._process.kill()

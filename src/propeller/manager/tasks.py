@@ -15,7 +15,7 @@ from propeller import limits
 from propeller.core import broadcast
 from propeller.core import events as e
 from propeller.core.flow import Step
-from propeller.core.ids import new_id
+from propeller.core.ids import new_ordered_id
 from propeller.core.ledger import Now
 from propeller.core.proplet import Proplet
 from propeller.core.run import RunState
@@ -81,8 +81,8 @@ class Tasks:
 
     async def define(self, body: TaskBody, *, workflow_id: str = "", job_id: str = "") -> Task:
         """The checked task that a body describes, its module in the blob store; it is not stored yet."""
-        task_id = body.id or new_id(self._random)
         now_s = self._clock.now().wall_s
+        task_id = body.id or new_ordered_id(self._random, now_s)
         task = defined(body, task_id, now_s, workflow_id=workflow_id, job_id=job_id)
         if task.proplet_id:
             self.proplet(task.proplet_id)

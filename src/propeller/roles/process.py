@@ -6,6 +6,7 @@ It must not know which roles it runs.
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from propeller.telemetry import logs
 STOP_S: Final = 5.0
 """A process that was asked to stop has stopped after this."""
 _SWITCH_S: Final = 0.0005
+_COLLECT: Final = (20_000, 20, 50)
 _PR_SET_PDEATHSIG: Final = 1
 _DESCRIPTORS_MAX: Final = 65_536
 """What a process asks for at most: far above its connections, and its bookkeeping stays small."""
@@ -67,6 +69,10 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False) -
         return
     import uvloop  # noqa: PLC0415 - a small process does without it
 
+    # What was loaded stays, and little of what a service makes is a cycle: by default the collector would
+    # look for some every few hundred objects, a tenth of the time of a busy one.
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     uvloop.run(_until_told(work))
 
 
