@@ -14,6 +14,8 @@ from propeller.wire.topics import FromManager, FromProplet, Topics
 
 Started = Callable[[str], None]
 HEARTBEAT_S = 10.0
+_ANNOUNCE_S = 5.0
+"""Announced again until it is welcomed, as real ones do."""
 
 
 class LightProplet:
@@ -28,6 +30,7 @@ class LightProplet:
         self._results = topics.from_proplet(FromProplet.RESULTS, name)
         self._held: dict[tuple[str, int, int], None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._welcomed = False
         self._starts = topics.from_manager(FromManager.START, name)
         self._acks = topics.from_manager(FromManager.ACK, name)
         self._welcomes = topics.from_manager(FromManager.WELCOME, name)
@@ -36,8 +39,7 @@ class LightProplet:
         """Connect and announce."""
         wanted = f"{self._topics.base}/control/manager/+/{self._name}"
         self._link = await peers.join(port, self._name, key, wanted, self._heard)
-        said = {"proplet_id": self._name, "protocol": 2, "metadata": {"os": "linux", "cpu_arch": "x86_64"}}
-        self._link.publish(self._topics.from_proplet(FromProplet.CREATE), json.dumps(said).encode())
+        self._announce()
 
     def leave(self) -> None:
         """Disconnect."""
@@ -46,13 +48,23 @@ class LightProplet:
         if self._link is not None:
             self._link.close()
 
+    def _announce(self) -> None:
+        if self._link is None:
+            return
+        said = {"proplet_id": self._name, "protocol": 2, "metadata": {"os": "linux", "cpu_arch": "x86_64"}}
+        self._link.publish(self._topics.from_proplet(FromProplet.CREATE), json.dumps(said).encode())
+        self._timer = asyncio.get_running_loop().call_later(_ANNOUNCE_S, self._announce)
+
     def _heard(self, topic: str, payload: bytes) -> None:
         if topic == self._starts:
             self._start(payload)
         elif topic == self._acks:
             for item in json.loads(payload)["events"]:
                 self._held.pop((item["task_id"], item["run"], item["attempt"]), None)
-        elif topic == self._welcomes and self._timer is None:
+        elif topic == self._welcomes and not self._welcomed:
+            self._welcomed = True
+            if self._timer is not None:
+                self._timer.cancel()
             self._beat()
 
     def _start(self, payload: bytes) -> None:
