@@ -104,11 +104,20 @@ async def _total(connection: HttpConnection) -> int:
 
 
 async def _check(connection: HttpConnection, before: int, count: int) -> None:
-    """Every task is there, completed, with its result."""
+    """Every task is there, completed, with its result; one that is not is shown with its history."""
+    odd: list[dict[str, Any]] = []
     for offset in range(0, count, PAGE):
         page = await connection.json("GET", f"/tasks?limit={PAGE}&offset={offset}")
         if page["total"] != before + count:
             raise RuntimeError(f"{page['total']} tasks are stored; {before + count} were created")
-        for task in page["tasks"][: count - offset]:
-            if task["state"] != COMPLETED or task.get("results") not in {"42", 42}:
-                raise RuntimeError(f"a task did not complete with its result: {task}")
+        odd += [
+            task
+            for task in page["tasks"][: count - offset]
+            if task["state"] != COMPLETED or task.get("results") not in {"42", 42}
+        ]
+    if odd:
+        story = await connection.json("GET", f"/tasks/{odd[0]['id']}/events")
+        raise RuntimeError(
+            f"{count - len(odd)} of {count} tasks completed with their result; one that did not: {odd[0]}, "
+            f"and its history: {story}"
+        )

@@ -21,7 +21,7 @@ from propeller.telemetry import logs
 STOP_S: Final = 5.0
 """A process that was asked to stop has stopped after this."""
 _SWITCH_S: Final = 0.0005
-_COLLECT: Final = (20_000, 20, 50)
+_COLLECT: Final = (10_000, 10, 10)
 _PR_SET_PDEATHSIG: Final = 1
 _DESCRIPTORS_MAX: Final = 65_536
 """What a process asks for at most: far above its connections, and its bookkeeping stays small."""
