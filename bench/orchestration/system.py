@@ -214,6 +214,7 @@ async def _listening(port: int) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without settings that would name another identity or place."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROP", "MANAGER_"))}
+    """Ours without settings that would name another identity or place, or keep modules uncompiled."""
+    foreign = ("PROP", "MANAGER_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"PATH": kept.get("PATH", "") + os.pathsep + "/usr/sbin"}
