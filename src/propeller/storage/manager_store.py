@@ -74,7 +74,8 @@ class SqlManagerStore(history.HistoryReads):
         wanted = {"metadata": _sorted_json(metadata or {}).decode()}
 
         def read(connection: Connection) -> tuple[int, list[TaskRecord]]:
-            total = connection.execute(_SQL.count_tasks, wanted).fetchone()["total"]
+            count = _SQL.count_tasks if metadata else _SQL.count_all_tasks
+            total = connection.execute(count, wanted).fetchone()["total"]
             page = connection.execute(_SQL.list_tasks, {**wanted, "limit": limit, "offset": offset})
             return total, [_record(row, connection, results=True) for row in page]
 
