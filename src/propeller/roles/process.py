@@ -69,8 +69,8 @@ def run(work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False) -
         return
     import uvloop  # noqa: PLC0415 - a small process does without it
 
-    # What was loaded stays, and little of what a service makes is a cycle: by default the collector would
-    # look for some every few hundred objects, a tenth of the time of a busy one.
+    # What was loaded stays, and little of what a service makes is a cycle; by default the collector looks for
+    # some every 700 objects, of which a task has hundreds.
     gc.freeze()
     gc.set_threshold(*_COLLECT)
     uvloop.run(_until_told(work))
