@@ -86,6 +86,29 @@ async def test_a_long_line_carries_several_messages_at_once():
         await sending
 
 
+async def test_an_answer_to_a_call_waits_for_nothing():
+    """Only an attempt's event is worth holding back, as its next word may replace it."""
+    bus, begun = SlowBus(), []
+    publish = bus.publish
+
+    async def noted(message):
+        begun.append(message.payload)
+        return await publish(message)
+
+    bus.publish = noted
+    outbox = Outbox(bus, FakeLog())
+    for name in (b"1", b"2"):
+        outbox.put(Message("invoke_results", name))
+    outbox.put(Message("events", b"accepted"), KEY)
+    sending = asyncio.create_task(outbox.send())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert begun == [b"1", b"2"]
+    sending.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sending
+
+
 async def test_the_oldest_gives_way():
     """The bound holds, and what can be left out is asked to be long before."""
     bus = SlowBus()

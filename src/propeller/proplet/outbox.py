@@ -19,7 +19,7 @@ OUTBOX_MAX = 512
 OUTBOX_LOGS_MAX = 64
 """With more waiting than this, logs and measurements are left out."""
 OUTBOX_PATIENCE_S = 0.05
-"""How long the next message waits for the acknowledgement of the one before it."""
+"""How long an attempt's event waits for the acknowledgement of the one before: a newer may come."""
 OUTBOX_UNDER_WAY_MAX = 32
 """Messages that may be unacknowledged at once."""
 
@@ -77,7 +77,7 @@ class Outbox:
         """How long the next message has to wait, as far as that can be known."""
         if not self._waiting or len(self._under_way) >= OUTBOX_UNDER_WAY_MAX:
             return float("inf")
-        if self._newest in self._under_way:
+        if self._newest in self._under_way and isinstance(next(iter(self._waiting)), AttemptKey):
             return self._sent_s + OUTBOX_PATIENCE_S - now_s
         return 0.0
 
