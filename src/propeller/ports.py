@@ -353,7 +353,7 @@ class GuestJob:
     on_output: Callable[[OutputStream, bytes, int], None] | None = None
     """Told what the guest prints while it runs: stream, bytes, and how many were skipped before them."""
     on_worker: Callable[[int], None] | None = None
-    """Told the id of the process that the guest runs in, unless the guest is over in a moment."""
+    """Told the id of the process that the guest runs in, unless it is over in a moment; perhaps twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,21 @@ async def test_a_dead_worker_is_replaced(pool):
     assert pool.workers() != (pid,)
 
 
+async def test_a_busy_worker_may_say_late_that_it_must_load(pool):
+    """Whether it never had the module or has dropped it: what is not said in time is no broken protocol."""
+    await ran(pool)
+    (pid,) = pool.workers()
+    others = [g.guest(f'(module (func (export "main") (result i32) (i32.const {n})))') for n in range(5)]
+    for job in (*others, g.guest(g.ADD, **ADD)):
+        os.kill(pid, signal.SIGSTOP)
+        running = asyncio.create_task(pool.run(job))
+        await asyncio.sleep(0.1)
+        os.kill(pid, signal.SIGCONT)
+        outcome = await running
+        assert isinstance(outcome, GuestDone), outcome
+    assert pool.workers() == (pid,)
+
+
 @pytest.mark.parametrize(("sent", "kind"), [(signal.SIGKILL, "memory"), (signal.SIGABRT, "trap")])
 async def test_a_worker_that_dies_under_a_guest_is_that_guests_failure(pool, sent, kind):
     """Killed from outside reads as a machine short of memory, a crash as a trap; the pool goes on."""

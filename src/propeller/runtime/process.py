@@ -51,6 +51,8 @@ class WorkerProcess:
         self._stopping = False
         self._retiring = False
         self._loading = False
+        self._ran: set[str] = set()
+        """Digests of the modules that it was given."""
         self._heard = Heard()
 
     @classmethod
@@ -156,25 +158,36 @@ class WorkerProcess:
 
     async def _end(self, job: GuestJob, compile_s: float) -> Finished | GuestFailed:
         """Wait for the guest's end, and for its module before it if need be."""
-        clock, first_s = asyncio.get_running_loop().time, min(_FIRST_LOOK_S, job.limits.wall_s)
-        began_s = clock()
-        message = await self._line.next(first_s)
-        if isinstance(message, Loading):
-            early = await self._load(job, compile_s)
-            if early is not None:
-                return early
-            began_s = clock()
-            message = await self._line.next(first_s)
-        return message if isinstance(message, Finished) else await self._watched(message, job, began_s)
+        ended: Finished | GuestFailed | Loading = Loading()
+        if job.digest in self._ran:
+            # Most likely still in its memory; if not, a busy worker may say so late.
+            ended = await self._run_out(job)
+        if isinstance(ended, Loading):
+            self._ran.add(job.digest)
+            ended = await self._load(job, compile_s) or await self._run_out(job)
+        if isinstance(ended, Loading):
+            raise DecodeError("a module loads twice")
+        return ended
+
+    async def _run_out(self, job: GuestJob) -> Finished | GuestFailed | Loading:
+        """The end of a guest that should have begun; `Loading` if it has not."""
+        began_s = asyncio.get_running_loop().time()
+        message = await self._line.next(min(_FIRST_LOOK_S, job.limits.wall_s))
+        if isinstance(message, Finished | Loading):
+            return message
+        if job.on_worker is not None:
+            job.on_worker(self.pid)
+        return await self._watched(message, job, began_s)
 
     async def _load(self, job: GuestJob, compile_s: float) -> Finished | GuestFailed | None:
         """Serve the worker until the guest starts (None), or has already failed."""
         self._loading = True
         try:
             async with asyncio.timeout(compile_s):
-                while isinstance(message := await self._line.next(), NeedModule):
-                    await self._line.send(messages.encode(ModuleFollows(size_bytes=len(job.module))))
-                    await self._line.send(job.module)
+                while isinstance(message := await self._line.next(), Loading | NeedModule):
+                    if isinstance(message, NeedModule):
+                        await self._line.send(messages.encode(ModuleFollows(size_bytes=len(job.module))))
+                        await self._line.send(job.module)
         except TimeoutError:
             await self.kill()
             why = f"compiling the module took longer than {compile_s:g} s"
@@ -186,11 +199,9 @@ class WorkerProcess:
 
     async def _watched(
         self, message: FromWorker | None, job: GuestJob, began_s: float
-    ) -> Finished | GuestFailed:
-        """The end of a guest that runs for long; one that does not feel its soft stop is killed."""
+    ) -> Finished | GuestFailed | Loading:
+        """The same of a guest that runs for long; one that does not feel its soft stop is killed."""
         allowed, clock = job.limits, asyncio.get_running_loop().time
-        if job.on_worker is not None:
-            job.on_worker(self.pid)
         wall_end_s = math.inf if job.endless else began_s + allowed.wall_s + KILL_AFTER_S
         # Its processor time counts from the first look: less exactly than the worker itself counts it.
         cpu_end_s = math.inf if job.endless else self._cpu_s() + allowed.cpu_s + KILL_AFTER_S
@@ -198,6 +209,8 @@ class WorkerProcess:
         while True:
             if isinstance(message, Printed):
                 self._heard.take(message)
+            elif isinstance(message, Loading):
+                return message
             elif message is not None:
                 return _last(message, "while a guest runs")
             if not job.endless:
