@@ -48,7 +48,7 @@ def test_kill_between_the_registrys_answer_and_the_coordinators_commit():
         losing = True
 
         def faults(method, url):
-            lost = losing and method == "POST" and url.startswith("http://registry")
+            lost = losing and method == "POST" and url == "http://registry/models"
             return Fault(lose="response") if lost else Fault()
 
         world.http._faults = faults
