@@ -48,6 +48,20 @@ async def test_parts(services):
     assert (status, said["code"]) == (400, "bad_part")
 
 
+@pytest.mark.parametrize("part", ["", "?part=train"])
+async def test_what_has_not_changed_is_not_sent_again(services, part):
+    """A tag stands for the rows of one part; posting others ends it."""
+    await services.ask("POST", f"{DATA}/p1", {"data": ROWS * 5})
+    tag = (await services.http.request("GET", f"{DATA}/p1{part}")).headers["etag"]
+    again = {"if-none-match": tag}
+    answer = await services.http.request("GET", f"{DATA}/p1{part}", headers=again)
+    assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag)
+    assert (await services.http.request("GET", f"{DATA}/p1?part=test", headers=again)).status == 200
+    await services.ask("POST", f"{DATA}/p1", {"data": ROWS})
+    answer = await services.http.request("GET", f"{DATA}/p1{part}", headers=again)
+    assert (answer.status, answer.headers["etag"] == tag) == (200, False)
+
+
 async def test_seeding_keeps_what_is_there(services):
     """Synthetic data never replace a device's own."""
     await services.ask("POST", f"{DATA}/p1", {"data": ROWS})

@@ -210,6 +210,21 @@ def test_a_federated_task_gets_model_and_data_as_served():
     assert [url for _, url, _, _ in http.asked] == [f"{REGISTRY}/models/0", f"{STORE}/datasets/p-1"]
 
 
+def test_a_data_set_that_has_not_changed_does_not_travel_again():
+    """The store is asked with the tag it gave; what it then sends instead of 304 replaces what was known."""
+    http = FakeHttp()
+    url = f"GET {STORE}/datasets/p-1"
+    given, sets = supply(http), []
+    for answer in (Response(200, {"etag": '"1"'}, DATA), Response(304, {}, b""), Response(200, {}, b"new")):
+        http.answers[url] = answer
+        sets.append(job_of(start(env=ROUND), given)[0].env["DATASET_DATA"])
+    assert sets == [DATA.decode(), DATA.decode(), "new"]
+    asked = [headers for method, where, headers, _ in http.asked if f"{method} {where}" == url]
+    assert asked == [{}, {"if-none-match": '"1"'}, {"if-none-match": '"1"'}]
+    http.answers[url] = Response(304, {}, b"")
+    assert failure_of(start(env=ROUND), given).kind == "data"  # what has no tag is not kept
+
+
 def test_a_named_model_has_its_own_path():
     """`{name}_v{N}` is fetched from that model's versions."""
     http = FakeHttp()

@@ -20,6 +20,12 @@ from propeller.telemetry.logs import logger
 AnyRequest = Request[Any, Any, Any]
 
 
+def unchanged(request: AnyRequest, tag: str) -> bool:
+    """Whether `If-None-Match` names this content (RFC 9110, 13.1.2: weak comparison)."""
+    wanted = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    return not wanted.isdisjoint({"*", tag})
+
+
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     """The body of every answer from 400 on: `error` for people, `code` for programs."""
 

@@ -9,11 +9,12 @@ import binascii
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from propeller import limits
 from propeller.core.ids import check_id
@@ -26,6 +27,7 @@ from propeller.proplet.failure import AttemptFailed, Kind
 from propeller.proplet.model import bring_state, fetch_model, model_url, write_inputs
 from propeller.proplet.offload import Offload
 from propeller.proplet.packing import Packer, at_once
+from propeller.proplet.recall import Recall
 from propeller.proplet.services import (
     COORDINATOR,
     DATA_STORE,
@@ -37,6 +39,8 @@ from propeller.proplet.services import (
 from propeller.proplet.workspace import Workspace
 from propeller.wire.messages import ModuleRef, Start, TaskLimits
 
+T = TypeVar("T")
+U = TypeVar("U")
 MODULES_RECENT_BYTES = 4 * 1024 * 1024
 """Inline modules kept in the agent's memory, so that a task that runs again asks the manager for nothing."""
 ABI = "FL_ABI"
@@ -44,7 +48,7 @@ FILES = "files"
 """A task that says so is given `/fl`, whatever the size of its model."""
 FORMAT = "FL_FORMAT"
 """The round's update format, in the task's environment."""
-_OK = 200
+_OK, _UNCHANGED = 200, 304
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -89,6 +93,8 @@ class Supply:
     """Inline modules that were fetched of late."""
     by_broker: bool = False
     """Whether `images` has inline modules too, by the URL that their start message gives."""
+    recall: Recall = field(default_factory=Recall)
+    """Data sets that were fetched of late."""
     modules: Blobs | None = None
     """Where inline modules are kept beyond that, so that their work can begin again without a network."""
     workspace: Workspace | None = None
@@ -166,8 +172,10 @@ async def _round_inputs(
     """Put model and data into `env`, or into the folder that is answered."""
     _check_federated(env, supply)
     url = model_url(env["MODEL_URI"], env, supply.services)
-    model = await fetch_model(url, supply.http, patience, folder, as_file=env.get(ABI) == FILES)
-    data = await _data_set(env, supply, patience)
+    model, data = await _together(
+        fetch_model(url, supply.http, patience, folder, as_file=env.get(ABI) == FILES),
+        _data_set(env, supply, patience),
+    )
     if isinstance(model, str):
         env |= {"MODEL_DATA": model, "DATASET_DATA": data}
         if parse_format(env.get(FORMAT, "")).name != JSON:
@@ -177,6 +185,16 @@ async def _round_inputs(
     files = model.parent
     await supply.offload(lambda: write_inputs(files, env.get("HYPERPARAMS", ""), data))
     return files
+
+
+async def _together(first: Coroutine[None, None, T], second: Coroutine[None, None, U]) -> tuple[T, U]:
+    """Both results; the first error ends the other, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            one, other = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return one.result(), other.result()
 
 
 def _check(start: Start) -> None:
@@ -329,19 +347,24 @@ async def _own_data(data: LocalData, part: Part | None, supply: Supply) -> str:
 
 
 async def _text(url: str, kind: Kind, what: str, supply: Supply, patience: Patience) -> str:
-    response = await _get(url, kind, supply, patience)
+    known = supply.recall.get(url)
+    response = await _get(url, kind, supply, patience, tag=known.tag if known is not None else "")
+    if known is not None and response.status == _UNCHANGED:
+        return known.content
     if response.status != _OK:
         raise AttemptFailed(
             kind, f"{what} is not to be had: GET {url} answered {response.status}: {reason(response)}"
         )
     try:
-        return response.body.decode()
+        text = response.body.decode()
     except UnicodeDecodeError as error:
         raise AttemptFailed(kind, f"{what}: GET {url} answered no UTF-8 text: {error}") from error
+    supply.recall.put(url, response.headers.get("etag", ""), text)
+    return text
 
 
-async def _get(url: str, kind: Kind, supply: Supply, patience: Patience) -> Response:
+async def _get(url: str, kind: Kind, supply: Supply, patience: Patience, *, tag: str = "") -> Response:
     try:
-        return await get(supply.http, url, patience)
+        return await get(supply.http, url, patience, tag=tag)
     except PropellerError as error:
         raise AttemptFailed(kind, error.message) from error

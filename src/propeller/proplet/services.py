@@ -99,17 +99,20 @@ def come_again(status: int) -> bool:
     return status == _TOO_MANY or status >= _SERVER_ERRORS
 
 
-async def get(http: Http, url: str, patience: Patience) -> Response:
+async def get(http: Http, url: str, patience: Patience, *, tag: str = "") -> Response:
     """The answer to a GET, tried again while there is none or one that says to come again.
+
+    With the `tag` of what is at hand, 304 says that it is the answer.
 
     Raises `PeerUnavailable` with the last reason when the patience is over, `TooLarge` at once.
     """
+    headers = {"if-none-match": tag} if tag else None
     tries = 0
     while True:
         tries += 1
         try:
             timeout_s = min(limits.HTTP_TIMEOUT_S, max(patience.left_s, 1.0))
-            response = await http.request("GET", url, timeout_s=timeout_s)
+            response = await http.request("GET", url, headers=headers, timeout_s=timeout_s)
             if not come_again(response.status):
                 return response
             why = f"answered {response.status}: {reason(response)}"

@@ -89,7 +89,7 @@ async def _run(
             ended = await bench.runtime.run(observed)
         return await _ended(held, start, job, ended, bench)
     finally:
-        if files is not None and is_federated(start):
+        if files is not None and files.knows(held.key):
             await bench.offload(lambda: files.close(held.key))
 
 

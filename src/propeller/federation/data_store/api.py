@@ -1,5 +1,6 @@
 """The data store's routes, and who may use them. They must not know how documents are stored or split."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from propeller.core.ids import check_id
 from propeller.errors import BadInput, Denied, NotFound
 from propeller.federation.data_store import dataset
 from propeller.federation.offload import Offload
-from propeller.http.answers import AnyRequest
+from propeller.http.answers import AnyRequest, unchanged
 from propeller.http.large import json_answer
 from propeller.http.server import json_bytes
 from propeller.stores.models import DatasetStore
@@ -62,11 +63,16 @@ def _show(store: DatasetStore, offload: Offload, credentials: Credentials | None
                 f"there is no data set for proplet {proplet_id!r}; POST one to /datasets/{proplet_id}",
                 code="unknown_dataset",
             )
-        match request.query_params.get("part"):
+        asked = request.query_params.get("part")
+        tag = f'"{hashlib.sha256(document).hexdigest()[:32]}.{asked or "all"}"'
+        headers = {"ETag": tag}
+        match asked:
+            case None | "train" | "test" if unchanged(request, tag):
+                return Response(b"", status_code=304, headers=headers)
             case None:
-                return json_answer(document)
+                return json_answer(document, headers=headers)
             case "train" | "test" as which:
-                return json_answer(await offload(dataset.part, document, which))
+                return json_answer(await offload(dataset.part, document, which), headers=headers)
             case other:
                 raise BadInput(f"part is {str(other)[:40]!r}; it may be 'train' or 'test'", code="bad_part")
 

@@ -19,7 +19,7 @@ from propeller.federation.model_registry.rendered import Rendered
 from propeller.federation.offload import Offload
 from propeller.fl.retention import best_of
 from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, check_version
-from propeller.http.answers import AnyRequest
+from propeller.http.answers import AnyRequest, unchanged
 from propeller.http.large import file_answer, json_answer
 from propeller.http.server import json_bytes, media_type
 from propeller.ports import Clock
@@ -106,7 +106,7 @@ def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[H
         found = await find(store, name, version)
         if _as_file(request.headers.get("accept", ""), found):
             return await _file(request, found, await store.mapped(found.name, found.version))
-        if _unchanged(request, _tag(found)):
+        if unchanged(request, _tag(found)):
             return Response(b"", status_code=304, headers=_headers(found))
         if found.content_bytes > limits.HTTP_BODY_BYTES_MAX:
             raise Unsupported(
@@ -194,7 +194,7 @@ async def _file(request: AnyRequest, found: ModelVersion, content: memoryview) -
     """The version as a safetensors file, or the range of it that is asked for."""
     tag = f'"{found.sha256}.safetensors"'
     headers = {"ETag": tag, "Vary": "Accept"}
-    if _unchanged(request, tag):
+    if unchanged(request, tag):
         return Response(b"", status_code=304, headers=headers)
     return file_answer(content, SAFETENSORS, wanted=request.headers.get("range", ""), headers=headers)
 
@@ -205,12 +205,6 @@ def _tag(version: ModelVersion) -> str:
 
 def _headers(version: ModelVersion) -> dict[str, str]:
     return {"ETag": _tag(version), "Vary": "Accept"}
-
-
-def _unchanged(request: AnyRequest, tag: str) -> bool:
-    """Whether `If-None-Match` names this content (RFC 9110, 13.1.2: weak comparison)."""
-    wanted = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    return not wanted.isdisjoint({"*", tag})
 
 
 def _tell(stored: ModelVersion) -> None:
