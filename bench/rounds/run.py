@@ -2,6 +2,7 @@
 
     make bench NAME=rounds
     make bench NAME=rounds ARGS="--rounds 50"
+    make bench NAME=rounds ARGS="--peers"
 
 Softmax regression on scikit-learn's digits (650 parameters), ten participants, all of them in every round,
 one epoch each, everything over HTTP and MQTT as `propeller up` does it. A round lasts from the start of one
@@ -9,7 +10,7 @@ to the start of the next; the first ones, in which modules are fetched and compi
 is the sum of the proportional set sizes (PSS) of all processes of the system before any
 task. `cpu_ms` is the processor time of a round, which a busy machine lengthens less than the round: of the
 services, of the workers' agents and of their sandboxes. The last line is one JSON object: `round_s_p50`,
-`idle_mb`.
+`idle_mb`; with `--peers` also `flare_round_s_p50`.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import contenders
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -198,10 +200,14 @@ def main() -> None:
     parser.add_argument("--proplets", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--data-dir", type=Path, default=None, help="keep the system's data here")
+    parser.add_argument("--peers", action="store_true", help="NVIDIA FLARE too, after ours")
+    parser.add_argument("--peer-rounds", type=int, default=3, help="rounds of each peer that count")
     asked = parser.parse_args()
     load_before = os.getloadavg()[0]
     result = asyncio.run(measure(asked.proplets, asked.rounds, asked.data_dir))
     result["load_before"] = round(load_before, 2)
+    if asked.peers:
+        result |= contenders.measure(asked.proplets, asked.peer_rounds)
     print(json.dumps(result))
 
 
