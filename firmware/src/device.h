@@ -35,6 +35,18 @@ void heap_free(void *block);
 void heap_usage(size_t *total, size_t *free, size_t *most);
 void *guest_pool(void); /* CONFIG_PROPELLER_GUEST_POOL_BYTES, aligned to 16 */
 
+/* --- main.c ----------------------------------------------------------------------------------------------------- */
+/* Start the proplet by its settings; NULL, or why not. */
+const char *proplet_begin(void);
+bool proplet_begun(void);
+
+/* --- kept.c: settings over a reset ------------------------------------------------------------------------------ */
+/* Whether there were any; they are set. */
+bool kept_load(void);
+/* NULL, or why not. */
+const char *kept_save(void);
+const char *kept_forget(void);
+
 /* --- network.c -------------------------------------------------------------------------------------------------- */
 /* Bring up the interface, by DHCP unless an address is set; wait for it. False if there is none in time. */
 bool network_start(void);

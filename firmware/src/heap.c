@@ -1,8 +1,9 @@
 /* The device's large memory: one heap for everything that comes from the network (messages, modules, models, data
  * sets, results), and the pool that a guest lives in.
  *
- * Neither is cleared at the start, and with an MMU neither is a part of the image: a loader that copies the image,
- * as QEMU's does, would make an emulated device take all of it from its host, twice. */
+ * Neither is cleared at the start, and neither is a part of the image: a loader that copies the image, as QEMU's
+ * does, would make an emulated device take all of it from its host, twice. With an MMU both are mapped; a board with
+ * a second memory names it in its overlay (`propeller,memory`), and they are its beginning. */
 #include "device.h"
 
 #include <zephyr/init.h>
@@ -12,34 +13,39 @@
 static struct k_heap heap;
 static void *pool;
 
-#ifdef CONFIG_MMU
-static void *take_heap(void)
-{
-    return k_mem_map(ROUND_UP(CONFIG_PROPELLER_HEAP_BYTES, CONFIG_MMU_PAGE_SIZE), K_MEM_PERM_RW | K_MEM_MAP_UNINIT);
-}
-static void *take_pool(void)
-{
-    return k_mem_map(ROUND_UP(CONFIG_PROPELLER_GUEST_POOL_BYTES, CONFIG_MMU_PAGE_SIZE),
-                     K_MEM_PERM_RW | K_MEM_MAP_UNINIT);
-}
+enum {
+    HEAP_BYTES = ROUND_UP(CONFIG_PROPELLER_HEAP_BYTES, 4096),
+    POOL_BYTES = ROUND_UP(CONFIG_PROPELLER_GUEST_POOL_BYTES, 4096),
+};
+
+#if defined(CONFIG_MMU)
+static void *take(size_t bytes) { return k_mem_map(bytes, K_MEM_PERM_RW | K_MEM_MAP_UNINIT); }
+static void *take_heap(void) { return take(HEAP_BYTES); }
+static void *take_pool(void) { return take(POOL_BYTES); }
+#elif DT_HAS_CHOSEN(propeller_memory)
+BUILD_ASSERT(HEAP_BYTES + POOL_BYTES <= DT_REG_SIZE(DT_CHOSEN(propeller_memory)),
+             "the heap and the guest's pool are larger than the board's memory for them");
+static uint8_t *const memory = (uint8_t *)DT_REG_ADDR(DT_CHOSEN(propeller_memory));
+static void *take_heap(void) { return memory; }
+static void *take_pool(void) { return memory + HEAP_BYTES; }
 #else
-static uint8_t heap_memory[CONFIG_PROPELLER_HEAP_BYTES] __noinit __aligned(8);
-static uint8_t pool_memory[CONFIG_PROPELLER_GUEST_POOL_BYTES] __noinit __aligned(16);
+static uint8_t heap_memory[HEAP_BYTES] __noinit __aligned(8);
+static uint8_t pool_memory[POOL_BYTES] __noinit __aligned(16);
 static void *take_heap(void) { return heap_memory; }
 static void *take_pool(void) { return pool_memory; }
 #endif
 
 static int set_up(void)
 {
-    void *memory = take_heap();
+    void *from_network = take_heap();
 
     pool = take_pool();
-    if (memory == NULL || pool == NULL) {
+    if (from_network == NULL || pool == NULL) {
         printk("this board has not the %d + %d bytes that the firmware is built for\n", CONFIG_PROPELLER_HEAP_BYTES,
                CONFIG_PROPELLER_GUEST_POOL_BYTES);
         k_panic();
     }
-    k_heap_init(&heap, memory, CONFIG_PROPELLER_HEAP_BYTES);
+    k_heap_init(&heap, from_network, CONFIG_PROPELLER_HEAP_BYTES);
     return 0;
 }
 SYS_INIT(set_up, POST_KERNEL, 0);

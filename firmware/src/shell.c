@@ -1,21 +1,16 @@
-/* The console: settings by name, and the command that starts the proplet. */
+/* The console: settings by name, for now or for good, and the command that starts the proplet. */
 #include "device.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include <zephyr/kernel.h>
-#include <zephyr/net/net_if.h>
 #include <zephyr/shell/shell.h>
 #include <zephyr/sys/reboot.h>
 
-#include "digest.h"
-
-static bool running;
-
 static int cmd_set(const struct shell *sh, size_t argc, char **argv)
 {
-    const char *wrong = running ? "the proplet runs; reset the device first" : NULL;
+    const char *wrong = proplet_begun() ? "the proplet runs; reset the device first" : NULL;
 
     wrong = wrong != NULL ? wrong : config_set(&me.config, argv[1], span_of(argc > 2 ? argv[2] : ""));
     if (wrong != NULL) {
@@ -37,55 +32,10 @@ static int cmd_show(const struct shell *sh, size_t argc, char **argv)
     return 0;
 }
 
-static void make_boot(void)
-{
-    struct {
-        uint32_t cycles;
-        uint8_t random[16];
-        config_t config;
-        uint8_t link[6];
-    } mixed = {.cycles = k_cycle_get_32(), .config = me.config};
-    char hex[DIGEST_HEX_CHARS + 1];
-    struct net_if *iface = net_if_get_default();
-
-    device_random(mixed.random, sizeof mixed.random);
-    if (iface != NULL && net_if_get_link_addr(iface)->len == sizeof mixed.link) {
-        memcpy(mixed.link, net_if_get_link_addr(iface)->addr, sizeof mixed.link);
-    }
-    sha256_hex(&mixed, sizeof mixed, hex);
-    memcpy(me.boot, hex, sizeof me.boot - 1);
-}
-
-static const char *begin(void)
-{
-    origin_t origin;
-    const uint8_t nowhere[4] = {0};
-    const char *missing = config_ready(&me.config);
-
-    if (missing != NULL) {
-        return missing;
-    }
-    origin_parse(span_of(me.config.broker), 1883, nowhere, &origin);
-    memcpy(me.broker_ip, origin.ip, 4);
-    me.broker_port = origin.port;
-    strcpy(me.topics.domain, me.config.domain);
-    strcpy(me.topics.channel, me.config.channel);
-    strcpy(me.topics.me, me.config.id);
-    me.topics.lane = strcmp(me.config.lane, "shared") == 0 ? LANE_SHARED : LANE_DIRECTED;
-    make_boot();
-    if (!network_start()) {
-        return "there is no network";
-    }
-    running = true;
-    work_start();
-    link_start();
-    return NULL;
-}
-
 /* `run`: by the settings. `run dhcp` or `run <ipv4> [key=value …]`: the address first, as in the zfl paper. */
 static int cmd_run(const struct shell *sh, size_t argc, char **argv)
 {
-    const char *wrong = running ? "it runs already" : NULL;
+    const char *wrong = proplet_begun() ? "it runs already" : NULL;
 
     if (wrong == NULL && argc > 1) {
         wrong = config_set(&me.config, "ip", strcmp(argv[1], "dhcp") == 0 ? SPAN("") : span_of(argv[1]));
@@ -100,7 +50,7 @@ static int cmd_run(const struct shell *sh, size_t argc, char **argv)
         *equals = 0;
         wrong = config_set(&me.config, argv[i], span_of(equals + 1));
     }
-    wrong = wrong != NULL ? wrong : begin();
+    wrong = wrong != NULL ? wrong : proplet_begin();
     if (wrong != NULL) {
         shell_error(sh, "run: %s", wrong);
         return -EINVAL;
@@ -118,18 +68,37 @@ static int cmd_status(const struct shell *sh, size_t argc, char **argv)
 
     heap_usage(&total, &free, &most);
     network_counters(&metrics);
-    if (running) {
+    if (proplet_begun()) {
         link_status(&held, &welcomed, &connects, &ignored);
     }
     shell_print(sh,
                 "{\"up_ms\":%lld,\"address\":\"%s\",\"connected\":%s,\"welcomed\":%s,\"connects\":%u,\"held\":%zu,"
                 "\"ignored\":%u,\"heap_bytes\":%zu,\"heap_free\":%zu,\"heap_most\":%zu,\"sent\":%llu,\"received\":%llu,"
                 "\"tcp_dropped\":%llu,\"tcp_resent\":%llu}",
-                now_ms(), me.address, running && link_connected() ? "true" : "false", welcomed ? "true" : "false",
+                now_ms(), me.address, proplet_begun() && link_connected() ? "true" : "false", welcomed ? "true" : "false",
                 connects, held, ignored, total, free, most, metrics.bytes_sent, metrics.bytes_received,
                 metrics.tcp_dropped, metrics.tcp_resent);
     return 0;
 }
+
+static int kept(const struct shell *sh, const char *command, const char *wrong)
+{
+    if (wrong != NULL) {
+        shell_error(sh, "%s: %s", command, wrong);
+        return -EIO;
+    }
+    shell_print(sh, "ok");
+    return 0;
+}
+
+static int cmd_save(const struct shell *sh, size_t argc, char **argv)
+{
+    const char *missing = config_ready(&me.config);
+
+    return kept(sh, "save", missing != NULL ? missing : kept_save());
+}
+
+static int cmd_forget(const struct shell *sh, size_t argc, char **argv) { return kept(sh, "forget", kept_forget()); }
 
 static int cmd_reset(const struct shell *sh, size_t argc, char **argv)
 {
@@ -141,4 +110,6 @@ SHELL_CMD_ARG_REGISTER(set, NULL, "NAME [VALUE]: a setting; without a value, emp
 SHELL_CMD_REGISTER(show, NULL, "all settings", cmd_show);
 SHELL_CMD_ARG_REGISTER(run, NULL, "[dhcp | IPV4 [NAME=VALUE …]]: start the proplet", cmd_run, 1, 18);
 SHELL_CMD_REGISTER(status, NULL, "one line of JSON", cmd_status);
-SHELL_CMD_REGISTER(reset, NULL, "start again from nothing", cmd_reset);
+SHELL_CMD_REGISTER(save, NULL, "keep the settings over a reset, and start by them", cmd_save);
+SHELL_CMD_REGISTER(forget, NULL, "keep no settings over a reset", cmd_forget);
+SHELL_CMD_REGISTER(reset, NULL, "start again", cmd_reset);
