@@ -24,14 +24,16 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def build_c(name: str, directory: Path) -> Path:
-    """The C trainer `name`, by its own Makefile, its objects in `directory`."""
+def build_c(name: str, directory: Path, *flags: str) -> Path:
+    """The C trainer `name` by its own Makefile, objects in `directory`, with `flags` of the compiler."""
     built = directory / f"{name}.wasm"
     caches = {
         "ZIG_GLOBAL_CACHE_DIR": str(ZIG_CACHE),
         "ZIG_LOCAL_CACHE_DIR": str(directory / "local"),
     }
-    _run(["make", "-s", f"PYTHON={sys.executable}", f"OUT={built}"], TRAINERS / name, caches)
+    compiler = [f"CC={sys.executable} -m ziglang cc {' '.join(flags)}"] if flags else []
+    told = [f"PYTHON={sys.executable}", f"OUT={built}", *compiler]
+    _run(["make", "-s", *told], TRAINERS / name, caches)
     return built
 
 

@@ -76,10 +76,11 @@ def reference(
     epochs: int,
     batch: int,
     lr: float,
-    momentum: float,
-    mu: float,
+    momentum: float = 0,
+    mu: float = 0,
+    drift: Model | None = None,
 ) -> Model:
-    """The same training in float64."""
+    """The same training in float64; `drift` is added to each gradient."""
     depth, state = len(model) // 2, 0
     now = {name: array.astype(np.float64) for name, array in model.items()}
     pull = {name: np.zeros_like(array) for name, array in now.items()}
@@ -104,7 +105,8 @@ def reference(
                 gradients[f"b{k}"] = delta.mean(0)
                 delta = (delta @ now[f"w{k}"]) * (outs[k - 1] > 0)
             for name, gradient in gradients.items():
-                pull[name] = momentum * pull[name] + gradient + mu * (now[name] - model[name])
+                more = mu * (now[name] - model[name]) + (0 if drift is None else drift[name])
+                pull[name] = momentum * pull[name] + gradient + more
                 now[name] -= lr * pull[name]
     return now
 
@@ -167,6 +169,92 @@ async def test_files_in_files_out_give_the_same_bits(pool, tmp_path):
     }
     told = json.loads((tmp_path / "update.json").read_text())
     assert (told["num_samples"], told["metrics"]) == (30, printed["metrics"])
+
+
+async def test_scaffolds_variates_agree_with_numpy(pool, tmp_path):
+    """Three rounds: steps are corrected by c - ci, and Δci = (x - y) / (K lr) - c; ci is kept between them.
+
+    Algorithm 1, option II, of the paper. The first model has no variates yet.
+    """
+    x, y = rows_of(40, 6, 3)
+    model, own, draw = perceptron(6, 4, 3), None, np.random.default_rng(3)
+    told = {"epochs": 2, "batch_size": 16, "lr": 0.05, "scaffold": 1}
+    (tmp_path / "dataset").mkdir()
+    for number in range(3):
+        c = {name: np.zeros_like(array) for name, array in model.items()}
+        if number:
+            c = {name: draw.normal(0, 0.3, array.shape).astype(np.float32) for name, array in model.items()}
+        own = own or {name: np.zeros(array.shape) for name, array in model.items()}
+        wanted = reference(
+            model, x, y, epochs=2, batch=16, lr=0.05, drift={name: c[name] - own[name] for name in model}
+        )
+        env = environment(model, x, y, **told)
+        beside = {f"scaffold.c/{name}": array for name, array in c.items()} if number else {}
+        safetensors.numpy.save_file({**model, **beside}, tmp_path / "model.safetensors")
+        (tmp_path / "dataset" / "data.json").write_text(env.pop("DATASET_DATA"))
+        del env["MODEL_DATA"]
+        outcome = await pool.run(guest(PERCEPTRON, env=env, files=tmp_path))
+        assert isinstance(outcome, GuestDone), outcome
+        sent = safetensors.numpy.load_file(tmp_path / "update.safetensors")
+        assert set(sent) == {*model, *(f"scaffold.c/{name}" for name in model)}
+        kept = safetensors.numpy.load_file(tmp_path / "state.safetensors")
+        for name, array in wanted.items():
+            delta = (model[name] - array) / (2 * 3 * 0.05) - c[name]
+            own[name] = own[name] + delta
+            np.testing.assert_allclose(sent[name], array, rtol=2e-4, atol=2e-5)
+            np.testing.assert_allclose(sent[f"scaffold.c/{name}"], delta, rtol=2e-3, atol=5e-4)
+            np.testing.assert_allclose(kept[name], own[name], rtol=2e-3, atol=1e-3)
+        model = {name: sent[name] for name in model}
+
+
+async def test_scaffold_needs_files_and_plain_steps(pool, tmp_path):
+    """Nothing can be kept without files; momentum has no variates. A model with variates is evaluated."""
+    x, y = rows_of(30, 6, 3)
+    model = perceptron(6, 3)
+    outcome = await pool.run(guest(PERCEPTRON, env=environment(model, x, y, scaffold=1)))
+    assert isinstance(outcome, GuestFailed)
+    assert "FL_ABI=files" in outcome.stderr
+    safetensors.numpy.save_file(model, tmp_path / "model.safetensors")
+    outcome = await pool.run(
+        guest(PERCEPTRON, env=environment(model, x, y, scaffold=1, momentum=0.5), files=tmp_path)
+    )
+    assert isinstance(outcome, GuestFailed)
+    assert "momentum" in outcome.stderr
+    more = {**model, "scaffold.c/w1": model["w1"], "scaffold.c/b1": model["b1"]}
+    env = {**environment(model, x, y), "FL_MODE": "evaluate"}
+    plain = await answered(pool, env=env)
+    env = {**environment(more, x, y), "FL_MODE": "evaluate"}
+    assert (await answered(pool, env=env))["metrics"] == plain["metrics"]
+
+
+@pytest.mark.timeout(400)
+async def test_by_host_functions_the_update_is_the_same(pool, tmp_path):
+    """Built with PROPELLER_HOST_FUNCTIONS it asks the host for everything, and puts its update there.
+
+    The bits are those by environment; what the host does not have is missed with the same words.
+    """
+    module = build_c("mlp", tmp_path, "-DPROPELLER_HOST_FUNCTIONS")
+    x, y = rows_of(30, 6, 3)
+    env = environment(perceptron(6, 4, 3), x, y, epochs=2, lr=0.1)
+    printed = await answered(pool, env=env)
+    texts = {
+        "proplet_id": env["PROPLET_ID"],
+        "model_data": env["MODEL_DATA"],
+        "dataset_data": env["DATASET_DATA"],
+    }
+    small = {name: value for name, value in env.items() if not name.endswith("_DATA")}
+    outcome = await pool.run(guest(module, env=small, host_strings=texts))
+    assert isinstance(outcome, GuestDone), outcome
+    assert outcome.stdout == ""
+    assert json.loads(outcome.result) == printed
+    judged = await pool.run(guest(module, env={**small, "FL_MODE": "evaluate"}, host_strings=texts))
+    assert isinstance(judged, GuestDone), judged
+    assert "update" not in json.loads(judged.result)
+    for name, said in (("model_data", "MODEL_DATA"), ("dataset_data", "DATASET_DATA")):
+        lacking = {one: text for one, text in texts.items() if one != name}
+        outcome = await pool.run(guest(module, env=small, host_strings=lacking))
+        assert isinstance(outcome, GuestFailed), outcome
+        assert (outcome.kind, f"{said} is not set" in outcome.stderr) == ("exit", True)
 
 
 ONE = '{"data":[{"x":[1,2],"y":1}],"size":1}'

@@ -3,21 +3,28 @@
  * The model's tensors say what it is: `w1`, `b1`, `w2`, `b2`, ... with `wk` of shape [units, inputs] and `bk` of
  * shape [units]. Hidden units are rectified; the last layer is a softmax over classes 0, 1, ... or, with one unit,
  * a logistic for the labels 0 and 1. With `w1` and `b1` alone it is softmax regression. All arithmetic is float32
- * in a fixed order, so the result is a function of inputs and seed alone, to the last bit, on every machine. */
+ * in a fixed order, so the result is a function of inputs and seed alone, to the last bit, on every machine.
+ *
+ * Told `scaffold`, it corrects its drift by control variates (Karimireddy, Kale, Mohri, Reddi, Stich, Suresh:
+ * "SCAFFOLD", ICML 2020, algorithm 1, option II). The server's c is `scaffold.c/w1`, ... beside the model, zero if it
+ * is not there yet; the same names carry the difference of its own c back, which it keeps from round to round. */
 #include "propeller.h"
 
-enum { LAYERS_MAX = 64, EPOCHS_MAX = 1000000 };
+enum { LAYERS_MAX = 64, EPOCHS_MAX = 1000000, NAME_CHARS = 16 };
 
-/* `out` holds each row's values, `delta` the loss's gradient by them before the rectifier, for a whole batch. `*_pull` are momentum, `*_base` where the round began; NULL when not asked for. */
+static const char VARIATE[] = "scaffold.c/";
+
+/* `out` holds each row's values, `delta` the loss's gradient by them before the rectifier, for a whole batch. `*_pull`
+ * are momentum, `*_base` where the round began, `*_drift` what is added to each gradient; NULL when not asked for. */
 typedef struct {
     size_t inputs, units;
     float *w, *b, *out, *delta;
-    float *w_pull, *b_pull, *w_base, *b_base;
+    float *w_pull, *b_pull, *w_base, *b_base, *w_drift, *b_drift;
 } layer_t;
 
 typedef struct {
     layer_t layers[LAYERS_MAX];
-    size_t depth;
+    size_t depth, steps;
     float lr, momentum, mu;
 } net_t;
 
@@ -25,7 +32,7 @@ typedef struct {
 
 /* The layer's tensors, or false if the model has no layer `number`. */
 static bool find_layer(const model_t *model, size_t number, tensor_t **w, tensor_t **b) {
-    char name[16];
+    char name[NAME_CHARS];
     snprintf(name, sizeof name, "w%zu", number);
     *w = find_tensor(model, name);
     name[0] = 'b';
@@ -47,9 +54,12 @@ static net_t open_net(const model_t *model) {
             die("w%zu of the model takes %zu inputs; the layer before has %zu units", net.depth, layer->inputs, layer[-1].units);
         }
     }
-    if (net.depth == 0 || model->count != net.depth * 2) {
-        die("the model is no perceptron: it needs the tensors w1, b1, w2, b2, ... and has %zu others",
-            model->count - net.depth * 2);
+    size_t others = model->count - net.depth * 2;
+    for (size_t i = 0; i < model->count; i++) {
+        others -= strncmp(model->tensors[i].name, VARIATE, sizeof VARIATE - 1) == 0;
+    }
+    if (net.depth == 0 || others != 0) {
+        die("the model is no perceptron: it needs the tensors w1, b1, w2, b2, ... and has %zu others", others);
     }
     return net;
 }
@@ -173,10 +183,13 @@ static void backward(net_t *net, size_t row) {
 
 /* --- steps -------------------------------------------------------------------------------------------------- */
 
-/* Move one parameter along its gradient, drawn back to the base by mu and carried on by momentum. */
-static void move(const net_t *net, float *value, float gradient, float *pull, const float *base) {
+/* Move one parameter along its gradient without its drift, drawn back to the base by mu and carried on by momentum. */
+static void move(const net_t *net, float *value, float gradient, float *pull, const float *base, const float *drift) {
     if (base != NULL) {
         gradient += net->mu * (*value - *base);
+    }
+    if (drift != NULL) {
+        gradient += *drift;
     }
     if (pull != NULL) {
         gradient = *pull = net->momentum * *pull + gradient;
@@ -200,10 +213,10 @@ static void step_unit(const net_t *net, layer_t *layer, size_t unit, const float
     size_t at = unit * layer->inputs;
     for (size_t i = 0; i < layer->inputs; i++) {
         move(net, &layer->w[at + i], gradient[i] / (float)count, layer->w_pull ? &layer->w_pull[at + i] : NULL,
-             layer->w_base ? &layer->w_base[at + i] : NULL);
+             layer->w_base ? &layer->w_base[at + i] : NULL, layer->w_drift ? &layer->w_drift[at + i] : NULL);
     }
     move(net, &layer->b[unit], bias / (float)count, layer->b_pull ? &layer->b_pull[unit] : NULL,
-         layer->b_base ? &layer->b_base[unit] : NULL);
+         layer->b_base ? &layer->b_base[unit] : NULL, layer->b_drift ? &layer->b_drift[unit] : NULL);
 }
 
 typedef struct {
@@ -255,8 +268,87 @@ static void train(net_t *net, const data_t *data) {
         for (size_t begin = 0; begin < data->rows; begin += batch) {
             size_t left = data->rows - begin;
             step(net, data, order + begin, left < batch ? left : batch, scratch);
+            net->steps++;
         }
     }
+}
+
+/* --- control variates --------------------------------------------------------------------------------------- */
+
+/* One tensor's: where the round began, the server's c and the client's own, all as long as the tensor. */
+typedef struct {
+    const float *now;
+    float *begin, *c, *own;
+    size_t count;
+} variate_t;
+
+typedef struct {
+    variate_t of[2 * LAYERS_MAX];
+    model_t state;
+} variates_t;
+
+/* The tensor `name` of `model`, as large as `like`; added with zeros if it is not there. */
+static float *tensor_like(model_t *model, const char *name, const tensor_t *like) {
+    tensor_t *found = find_tensor(model, name);
+    if (found == NULL) {
+        found = add_tensor(model);
+        *found = *like;
+        found->values = allocate(like->count, sizeof *found->values);
+        snprintf(found->name, sizeof found->name, "%s", name);
+    }
+    if (found->count != like->count) {
+        die("%s has %zu numbers where %s has %zu", name, found->count, like->name, like->count);
+    }
+    return found->values;
+}
+
+/* Both variates of one tensor of the model; the answer is c minus its own, for each gradient to be corrected by. */
+static float *open_variate(variate_t *variate, model_t *model, model_t *state, char kind, size_t layer) {
+    char name[NAME_CHARS], beside[sizeof VARIATE + NAME_CHARS];
+    snprintf(name, sizeof name, "%c%zu", kind, layer);
+    snprintf(beside, sizeof beside, "%s%s", VARIATE, name);
+    tensor_t like = *find_tensor(model, name);
+    *variate = (variate_t){
+        .now = like.values,
+        .begin = copied(like.values, like.count),
+        .c = tensor_like(model, beside, &like),
+        .own = tensor_like(state, name, &like),
+        .count = like.count,
+    };
+    float *drift = allocate(like.count, sizeof *drift);
+    for (size_t i = 0; i < like.count; i++) {
+        drift[i] = variate->c[i] - variate->own[i];
+    }
+    return drift;
+}
+
+static variates_t *open_variates(net_t *net, model_t *model) {
+    variates_t *variates = allocate(1, sizeof *variates);
+    variates->state = read_state();
+    if (net->momentum > 0 || net->mu > 0) {
+        die("HYPERPARAMS: SCAFFOLD's variates are those of plain steps: momentum and mu must be 0");
+    }
+    for (size_t k = 0; k < net->depth; k++) {
+        variate_t *of = &variates->of[2 * k];
+        net->layers[k].w_drift = open_variate(&of[0], model, &variates->state, 'w', k + 1);
+        net->layers[k].b_drift = open_variate(&of[1], model, &variates->state, 'b', k + 1);
+    }
+    return variates;
+}
+
+/* The client's own become what its steps say the gradient was; the differences go where the model had c. */
+static void close_variates(variates_t *variates, const net_t *net) {
+    float way = net->lr * (float)net->steps;
+    for (size_t k = 0; k < 2 * net->depth; k++) {
+        variate_t *of = &variates->of[k];
+        for (size_t i = 0; i < of->count; i++) {
+            float difference = (of->begin[i] - of->now[i]) / way - of->c[i];
+            of->own[i] += difference;
+            of->c[i] = difference;
+        }
+    }
+    require_finite(&variates->state);
+    write_state(&variates->state);
 }
 
 /* The mean cross entropy and the share of rows whose class is the likeliest. */
@@ -300,7 +392,11 @@ int main(void) {
         if (!(net.lr > 0)) {
             die("HYPERPARAMS: lr is %g, not over 0", (double)net.lr);
         }
+        variates_t *variates = hyperparam("scaffold", 0) > 0 ? open_variates(&net, &model) : NULL;
         train(&net, &data);
+        if (variates != NULL) {
+            close_variates(variates, &net);
+        }
     }
     measure(&net, &data, metrics);
     send_update(evaluating() ? NULL : &model, data.rows, metrics, 2);

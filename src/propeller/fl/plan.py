@@ -93,6 +93,8 @@ class ExperimentSpec:
     """How many rounds in a row may fail without ending the experiment."""
     update_format: str = ""
     """How trainers write what they learned; empty: as they like."""
+    files: bool = False
+    """Whether trainers get files, however small the model is."""
     data_part: Part = ""
     """Which part of their data participants train on; empty: all of it."""
     staleness_max: int | None = None
@@ -182,6 +184,7 @@ def plan(
     stopping: Stopping | None = None,
     failures_max: int | None = None,
     update_format: str = "",
+    files: bool = False,
     data_part: Part = "",
     staleness_max: int | None = None,
 ) -> ExperimentSpec:
@@ -226,6 +229,7 @@ def plan(
         stopping=_stopping(stopping or Stopping()),
         failures_max=failures,
         update_format=update_format,
+        files=files,
         data_part=data_part or ("train" if evaluation else ""),
         staleness_max=_staleness(staleness_max, selection, manual=manual),
     )

@@ -284,6 +284,16 @@ def _refuse_names(update: Tensors, base: Tensors, what: str) -> None:
     raise BadInput(f"{what} {' and '.join(said)}{tail}; send the tensors of the model", code="wrong_shape")
 
 
+def with_companions(base: Tensors, update: Tensors) -> Tensors:
+    """`base`, and zeros for what `update` has beside it: `…/NAME` has the shape and type of `NAME`.
+
+    A strategy may want such tensors, and a model that was made before it has none yet.
+    """
+    of = {name: name.partition("/")[2] for name in update if name not in base}
+    more = {name: np.zeros(base[one].shape, base[one].dtype) for name, one in of.items() if one in base}
+    return Tensors({**base, **more}) if more else base
+
+
 def cast_like(update: Tensors, base: Tensors, what: str = "the update") -> Tensors:
     """`update` in the dtypes of `base`, for forms that carry no dtype (JSON). The dtype belongs to the model.
 

@@ -47,6 +47,7 @@ def asked_by(start: RoundStart) -> ExperimentBody:
         mode=None if start.mode == "train" else start.mode,
         data_part=start.data_part or None,
         update_format=start.update_format or None,
+        files=start.files or None,
         late=start.late,
     )
 
@@ -80,6 +81,7 @@ def notice_of(launch: Launch) -> RoundStart:
         mode=asked.mode or "train",
         data_part=_part(asked),
         update_format=asked.update_format or "",
+        files=_files(asked),
         late=asked.late,
     )
 
@@ -166,6 +168,11 @@ def _hyperparams(asked: ExperimentBody) -> dict[str, Any] | None:
     return None if found is None else dict(found)
 
 
+def _files(asked: ExperimentBody) -> bool:
+    """Whether trainers are given files, so that they can keep what their strategy needs."""
+    return bool(asked.files) or strategy(asked.chosen.name).clients_remember
+
+
 def _part(asked: ExperimentBody) -> Any:
     """Which part of its data a participant uses; empty: all of it."""
     if asked.data_part:
@@ -210,5 +217,8 @@ def _env(round_id: str, asked: ExperimentBody) -> dict[str, str]:
         "FL_MODE": "evaluate" if asked.mode == "infer" else "",
         "FL_DATA_PART": _part(asked),
         "FL_FORMAT": asked.update_format or "",
+        # What a trainer remembers is kept by this name.
+        "FL_JOB_ID": asked.experiment_id or "",
+        "FL_ABI": "files" if _files(asked) else "",
     }
     return env | {name: value for name, value in more.items() if value}

@@ -72,11 +72,17 @@ async def at_once(order: PackOrder, /) -> None:
 def carry_out(order: PackOrder) -> None:
     """Write `order.out`. Raises `CallerError` for tensors that are not those of the base."""
     from propeller.fl.formats import pack  # noqa: PLC0415 - numpy, which the agent does without
-    from propeller.fl.tensors import cast_like, check_like, to_safetensors  # noqa: PLC0415
+    from propeller.fl.tensors import (  # noqa: PLC0415
+        cast_like,
+        check_like,
+        to_safetensors,
+        with_companions,
+    )
 
     what, form = "the trained model", parse_format(order.form)
     base, update = _read(Path(order.base), "the base model"), _read(Path(order.update), what)
     out, temporary = Path(order.out), Path(order.out + ".tmp")
+    base = with_companions(base, update)
     fitting = cast_like(update, base, what)
     check_like(fitting, base, what)
     if form.delta:

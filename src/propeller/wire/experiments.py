@@ -83,6 +83,8 @@ class ExperimentBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     round_failures_max: NonNegative | None = None
     late: LateBody | None = None
     update_format: str | None = None
+    files: bool | None = None
+    """Trainers get their model in a file, however small it is, and can keep a state from round to round."""
     data_part: Literal["", "train", "test"] | None = None
     """Which part of their data participants train on; empty: all, or where there is evaluation, `train`."""
     privacy: Any = None

@@ -29,6 +29,7 @@ class RoundStart(Wire, frozen=True):
     mode: Literal["train", "infer"] = "train"
     data_part: Literal["", "train", "test"] = ""
     update_format: str = ""
+    files: bool = False
     late: LateBody | None = None
 
 
@@ -75,13 +76,37 @@ class RoundNext(Struct, frozen=True, kw_only=True):
     next_round_available: bool = True
 
 
+class UpdateManifest(Wire, frozen=True):
+    """`B/fl/rounds/{round}/manifests/{proplet}`: an update too large for a message comes in pieces.
+
+    Together they are an update's JSON, or with another `format` than `json-f64` the file that `update_b64`
+    would hold; what is said beside a file is said here, as in an update's JSON.
+    """
+
+    bytes: NonNegative
+    piece_bytes: NonNegative
+    """Of each piece but the last, which has the rest."""
+    sha256: list[str]
+    """Of each piece, in order: a piece is known by it."""
+    base_model_uri: str = ""
+    base_hash: str = ""
+    num_samples: Any = None
+    metrics: Any = None
+    format: str = ""
+    trainer_hash: str = ""
+
+
 class Verdict(Wire, frozen=True):
-    """The coordinator's answer to an update that came by MQTT; `status` mirrors the HTTP status."""
+    """The coordinator's answer to an update that came by MQTT; `status` mirrors the HTTP status.
+
+    With 202 it wants more pieces of an update, by their places in its manifest.
+    """
 
     round_id: str
     status: int
     error: str = ""
     reason: str = ""
+    wanted: list[NonNegative] = []  # noqa: RUF012 - msgspec copies it
 
 
 class ModelManifest(Struct, frozen=True, kw_only=True):
@@ -100,7 +125,11 @@ class ModelManifest(Struct, frozen=True, kw_only=True):
 
 
 class ModelWish(Struct, frozen=True, kw_only=True):
-    """Asks for piece number `chunk` of a model's file."""
+    """Asks for piece number `chunk` of a model's file; without one for what its topic retains.
+
+    With `as_file` for its manifest, whatever its size.
+    """
 
     model_uri: str
-    chunk: NonNegative
+    chunk: NonNegative | None = None
+    as_file: bool = False

@@ -181,6 +181,7 @@ class Experiments:
             stopping=Stopping(**msgspec.structs.asdict(body.stop)) if body.stop else None,
             failures_max=body.round_failures_max,
             update_format=body.update_format or "",
+            files=bool(body.files) or algorithm.clients_remember,
             staleness_max=_staleness(body, algorithm.name),
             data_part=body.data_part or "",
         )

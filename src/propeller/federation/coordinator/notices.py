@@ -38,6 +38,7 @@ def start_notice(experiment: ExperimentSpec, round_: RoundSpec, wall_s: float) -
         mode="infer" if round_.mode == "evaluate" else "train",
         data_part="test" if round_.mode == "evaluate" else experiment.data_part,
         update_format=experiment.update_format,
+        files=experiment.files,
         late=_late(experiment),
     )
     return Notice(

@@ -140,6 +140,9 @@ class Strategy:
     needs_base: bool = False
     """True if `step` or `weigh` reads the base; it is refused without one."""
 
+    clients_remember: bool = False
+    """True if trainers keep a state of their own from round to round: they are given files then."""
+
     def check_options(self, options: Options) -> None:
         """Return if `options` are lawful, else raise `BadInput` `bad_options` naming the option."""
         self.settings(options)

@@ -9,6 +9,8 @@ versions of the experiment also hold `scaffold.c/w`, of the same shape. A traine
 base that has none yet) and sends its model as `w` and its Δcᵢ as `scaffold.c/w`; its own cᵢ it keeps.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from propeller.errors import BadInput
@@ -28,6 +30,7 @@ class Scaffold(Strategy):
         "clients": Number(default=0, least=0, whole=True),
     }
     needs_base = True
+    clients_remember = True
 
     def settings(self, options: Options) -> Settings:
         """As declared; `clients` has no sensible default, so it must be given."""
@@ -38,6 +41,11 @@ class Scaffold(Strategy):
                 code="bad_options",
             )
         return found
+
+    def hyperparams(self, settings: Settings) -> Mapping[str, object]:
+        """That variates are wanted: a base that has none yet does not say so."""
+        del settings
+        return {"scaffold": 1}
 
     def expects(self, base: Tensors) -> Tensors:
         """The base with a variate beside each floating-point tensor, zero where it has none yet."""

@@ -8,6 +8,10 @@
 #ifndef PROPELLER_H
 #define PROPELLER_H
 
+#if defined PROPELLER_HOST_FUNCTIONS && !defined _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L /* open_memstream, for which this header must be the first */
+#endif
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -498,7 +502,13 @@ PROPELLER_FN const char *round_id(void) {
 }
 
 /* Whether this call is to evaluate the model and train nothing. */
-PROPELLER_FN bool evaluating(void) { return strcmp(variable_or("FL_MODE", "train"), "evaluate") == 0; }
+PROPELLER_FN bool evaluating(void) {
+    const char *mode = variable_or("FL_MODE", "train");
+    if (strcmp(mode, "evaluate") != 0 && strcmp(mode, "train") != 0) {
+        die("FL_MODE is %s; this trainer knows train and evaluate", mode);
+    }
+    return *mode == 'e';
+}
 
 /* The hyperparameter `name`, `otherwise` if it is not given; it must be a number. */
 PROPELLER_FN double hyperparam(const char *name, double otherwise) {
@@ -633,6 +643,9 @@ PROPELLER_FN model_t model_of_json(const char *text) {
             json_skip(&json);
             continue;
         }
+        if (find_tensor(&model, key) != NULL) {
+            json_fail(&json, "a tensor that is there twice");
+        }
         vector_t values = {0};
         tensor_t *tensor = add_tensor(&model);
         memcpy(tensor->name, key, sizeof key);
@@ -698,17 +711,18 @@ PROPELLER_FN void read_elements(FILE *file, long begin, uint64_t bytes, const ch
     }
 }
 
-PROPELLER_FN model_t model_of_file(FILE *file) {
+/* The tensors of the safetensors file at `path`. */
+PROPELLER_FN model_t model_of_file(FILE *file, const char *path) {
     model_t model = {0};
     uint64_t length = 0;
     char key[PROPELLER_NAME_CHARS + 1];
     json_t json;
     if (fread(&length, 8, 1, file) != 1 || length == 0 || length > PROPELLER_HEADER_BYTES_MAX) {
-        die("/fl/model.safetensors has no header of at most %d bytes", PROPELLER_HEADER_BYTES_MAX);
+        die("%s has no header of at most %d bytes", path, PROPELLER_HEADER_BYTES_MAX);
     }
     char *header = allocate((size_t)length + 1, 1);
     if (fread(header, 1, (size_t)length, file) != length) {
-        die("/fl/model.safetensors ends within its header");
+        die("%s ends within its header", path);
     }
     json_open(&json, header);
     for (json_object(&json); json_key(&json, key, sizeof key);) {
@@ -725,7 +739,7 @@ PROPELLER_FN model_t model_of_file(FILE *file) {
             read_elements(file, (long)(8 + length + offsets[0]), offsets[1] - offsets[0], dtype, tensor);
         }
     }
-    json_done(&json, "the header of /fl/model.safetensors");
+    json_done(&json, path);
     free(header);
     return model;
 }
@@ -739,7 +753,7 @@ PROPELLER_FN model_t read_model(void) {
     model_t model;
     if (file != NULL) {
         propeller_by_files = true;
-        model = model_of_file(file);
+        model = model_of_file(file, "/fl/model.safetensors");
         fclose(file);
     } else {
         const char *text = variable("MODEL_DATA");
@@ -752,6 +766,22 @@ PROPELLER_FN model_t read_model(void) {
         die("the model has no tensors");
     }
     return model;
+}
+
+/* What this trainer wrote with `write_state` in its last round of this experiment on this device; no tensors if it
+ * wrote nothing yet. Ends the guest where there are no files: then nothing can be kept. */
+PROPELLER_FN model_t read_state(void) {
+    model_t state = {0};
+    FILE *file;
+    if (!propeller_by_files) {
+        die("what this round asks for is kept from round to round, in files: its task must say FL_ABI=files");
+    }
+    file = propeller_file("/fl/state.safetensors", "rb");
+    if (file != NULL) {
+        state = model_of_file(file, "/fl/state.safetensors");
+        fclose(file);
+    }
+    return state;
 }
 
 /* --- the data set --------------------------------------------------------------------------------------------- */
@@ -941,6 +971,9 @@ PROPELLER_FN void write_tensors(const char *path, const model_t *model) {
     }
     free(header);
 }
+
+/* Keep these tensors for `read_state`. */
+PROPELLER_FN void write_state(const model_t *state) { write_tensors("/fl/state.safetensors", state); }
 
 PROPELLER_FN void print_update(FILE *out, const model_t *model, uint64_t samples, const metric_t *metrics, size_t count) {
     fputc('{', out);
