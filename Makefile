@@ -66,6 +66,9 @@ debian:
 test: .venv/.stamp-test debian
 	@$(BIN)/pytest -n $(N) --dist loadgroup -m "not long" $(ARGS)
 
+# Half a gigabyte of Rust is for the long tier alone.
+test-long: DEBIAN_PACKAGES += rustc libstd-rust-dev-wasm32 lld
+test-long: DEBIAN_PROGRAMS += rust-lld wasm-ld
 test-long: .venv/.stamp-test debian
 	@$(BIN)/pytest -m long $(ARGS)
 

@@ -173,7 +173,7 @@ REFUSED = {
     "a model with w twice": ({"MODEL_DATA": '{"w":[1],"w":[0,0],"b":0}'}, "twice"),
     "a model with NaN": ({"MODEL_DATA": '{"w":[NaN,0,0],"b":0}'}, "malformed"),
     "a model with a huge number": ({"MODEL_DATA": '{"w":[1e999,0,0],"b":0}'}, "too large"),
-    "a model nested too deeply": ({"MODEL_DATA": '{"w":[0,0,0],"b":0,"z":' + DEEP + "}"}, "deep"),
+    "a model nested too deeply": ({"MODEL_DATA": '{"w":[0,0,0],"b":0,"z":' + DEEP + "}"}, "dimensions"),
     "a list as model": ({"MODEL_DATA": "[1,2,3]"}, "malformed"),
     "other feature counts": ({"MODEL_DATA": '{"w":[0,0],"b":0}'}, "features"),
     "no rows": ({"DATASET_DATA": '{"data":[],"size":0}'}, "no rows"),
@@ -214,7 +214,7 @@ async def test_it_never_trains_on_what_is_not_there(pool, changed, said):
     assert isinstance(outcome, GuestFailed), outcome
     assert outcome.kind == "exit"
     assert outcome.stdout == ""
-    assert outcome.stderr.startswith("logreg: ")
+    assert outcome.stderr.startswith("trainer: ")
     assert said in outcome.stderr
 
 

@@ -1,10 +1,11 @@
 """`propeller trainer new` and `check`: every language's project builds as it says and keeps to the ABI."""
 
 import os
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
 
 import pytest
 from runtime_guests import HEALTHY
@@ -71,11 +72,28 @@ async def test_go(tmp_path):
     assert await faults(built("go", tmp_path / "p", go)) == []
 
 
+def rust_for_wasi():
+    """A Rust compiler with a standard library for WASI: Debian's, or that of RUSTC; else a skip."""
+    compiler = os.environ.get("RUSTC", "/usr/bin/rustc")
+    asked = [compiler, "--print", "target-libdir", "--target", "wasm32-wasi"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False) if which(compiler) else None
+    if found is None or found.returncode or not Path(found.stdout.strip()).is_dir():
+        pytest.skip("missing Debian package: libstd-rust-dev-wasm32")
+    return f"RUSTC={compiler}"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_rust(tmp_path):
+    """Debian's compiler and its standard library for WASI, and no crate."""
+    assert await faults(built("rust", tmp_path / "p", rust_for_wasi())) == []
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_assemblyscript(tmp_path):
     """By host functions, without WASI; npm fetches its compiler."""
-    if shutil.which("npm") is None:
+    if which("npm") is None:
         pytest.skip("missing Debian package: npm")
     assert await faults(built("assemblyscript", tmp_path / "p")) == []
 
