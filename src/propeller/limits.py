@@ -281,6 +281,22 @@ MODEL_CHUNK_BYTES = 512_000
 """A piece of a large model in one message, as of modules."""
 MODEL_TOPICS_KEPT = 16
 """Versions of one model that stay retained; older ones go when a new one is announced."""
+UPDATE_PIECE_BYTES = 512_000
+"""A piece of an update that is too large for a message, as of models."""
+UPDATE_PIECES_MAX = 10_000
+"""Pieces of one update: their manifest must fit into a message."""
+UPDATE_PIECES_WANTED = 4
+UPDATE_PIECES_WANTED_MAX = 16
+"""Pieces that a coordinator asks of one update, and of all, before it has them: half of what the embedded
+broker holds for it. Who is not asked yet announces its update again."""
+UPDATE_PIECES_WAIT_S = 10.0
+"""Pieces that were asked for and have not come after this are no longer waited for."""
+UPDATE_PIECES_INBOX_MAX = 32
+"""Pieces and manifests that wait to be taken; more are dropped, and asked for or said again."""
+UPDATES_IN_PIECES_MAX = 1024
+"""Updates that come in pieces at a time; the one that was silent longest is announced anew."""
+UPDATE_PIECES_SWEEP_S = 600.0
+"""How often pieces are looked for that belong to no update: those found twice go."""
 MODEL_WISHES_MAX = 1024
 """Wishes for pieces of models that wait; more are dropped, and their senders ask again."""
 MODEL_TEXT_BYTES_MAX = 8 * 1024 * 1024

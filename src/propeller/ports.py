@@ -82,6 +82,18 @@ class Bus(Protocol):
         """Hand a message to the connection. False if there is none now: the caller's own retry decides."""
         ...
 
+    async def subscribe(self, *filters: str) -> None:
+        """Subscribe to more than the session says, now and after every reconnect, until `unsubscribe`.
+
+        What is retained there comes, also to who has subscribed before. A broker that does not answer, or
+        refuses, is no error: nothing is heard then.
+        """
+        ...
+
+    async def unsubscribe(self, *filters: str) -> None:
+        """Hear no more of what `subscribe` asked for."""
+        ...
+
 
 # --- requests --------------------------------------------------------------------------------------------
 
@@ -200,12 +212,12 @@ class BlobFiles(Blobs, Protocol):
         """The content as it lies there: read where it is touched, and not verified. Raises `NotFound`."""
         ...
 
-    def file_of(self, digest: str) -> Path | None:
-        """The file that holds it, if files do: for other roles on the same disk."""
-        ...
-
     async def digests(self) -> list[str]:
         """Everything stored, in order; for sweeping what nothing refers to."""
+        ...
+
+    def file_of(self, digest: str) -> Path | None:
+        """The file that holds it, if files do: for other roles on the same disk."""
         ...
 
     async def forget(self, digest: str, *, idle_s: float = limits.BLOB_IDLE_S) -> bool:

@@ -69,6 +69,32 @@ async def test_retained_messages_wait_for_subscribers(hub: Hub) -> None:
     assert other.heard == [Message(MODEL, b"live")]
 
 
+async def test_more_can_be_heard_for_a_while(hub: Hub) -> None:
+    """A subscription of later brings what is retained, again at each asking; it stands over reconnects.
+
+    Once given up, and for another's topics, nothing comes.
+    """
+    coordinator = await hub.join("c1").ready()
+    await coordinator.bus.publish(Message(MODEL, b"retained", retain=True))
+    proplet = await hub.join("p1").ready()
+    await proplet.bus.subscribe(MODEL, f"{T.base}/control/manager/+/p2")
+    await proplet.hears(b"retained")
+    await proplet.bus.subscribe(MODEL)
+    await proplet.until(lambda: len(proplet.heard) == 2)
+    hub.cut(proplet)
+    await proplet.until(lambda: len(proplet.heard) == 3)
+    await coordinator.bus.publish(Message(MODEL, b"live"))
+    await proplet.hears(b"live")
+    await proplet.bus.unsubscribe(MODEL)
+    await proplet.bus.subscribe(T.round_verdict("r", "p1"))
+    manager = await hub.join("m1").ready()
+    await manager.bus.publish(Message(T.from_manager("start", "p2"), b"another's"))
+    await coordinator.bus.publish(Message(MODEL, b"missed"))
+    await coordinator.bus.publish(Message(T.round_verdict("r", "p1"), b"sentinel"))
+    await proplet.hears(b"sentinel")
+    assert [one.payload for one in proplet.heard] == [b"retained"] * 3 + [b"live", b"sentinel"]
+
+
 async def test_nobody_gets_retained_messages_unasked(hub: Hub) -> None:
     """What others subscribed to is not given to a newcomer that did not."""
     coordinator = await hub.join("c1", f"{T.base}/fl/#").ready()

@@ -44,6 +44,7 @@ async def coordinator(bus):
         ),
         store=MemoryCoordinatorStore(),
         blobs=MemoryBlobs(),
+        pieces=MemoryBlobs(),
         bus=bus,
         http=services.http,
         clock=SystemClock(),

@@ -30,7 +30,7 @@ class World:
     def __init__(self, loop, **settings):
         self.services = Services()
         self.http = self.services.http
-        self.store, self.blobs = MemoryCoordinatorStore(), MemoryBlobs()
+        self.store, self.blobs, self.pieces = MemoryCoordinatorStore(), MemoryBlobs(), MemoryBlobs()
         self.clock = VirtualClock(loop)
         self.broker = MemoryBroker()
         self.said = []
@@ -52,6 +52,7 @@ class World:
             settings=self.settings,
             store=self.store,
             blobs=self.blobs,
+            pieces=self.pieces,
             bus=bus,
             http=self.http,
             clock=self.clock,

@@ -6,6 +6,12 @@ import numpy as np
 import pytest
 from coordinator_world import run, update
 from test_coordinator_experiments import STARTED, reborn, shown
+from test_coordinator_large import lived, made, register
+from test_coordinator_large import model as large
+from test_coordinator_large import send as send_file
+
+from propeller.fl.formats import pack
+from propeller.fl.update_format import Format
 
 FEDBUFF = {
     "rounds": 3,
@@ -162,3 +168,33 @@ def test_unlawful_asynchrony_is_refused(wrong):
         assert status == 400, answer
 
     run(scenario)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_large_late_file_is_moved_onto_the_open_rounds_base(tmp_path, packed):
+    """A file for a round that has closed counts in the next: w + (1 + τ)^-½ · Δ, Δ taken from its own base.
+
+    Whole or as a difference, over a death in between; a repetition changes nothing, and one file is kept.
+    """
+
+    async def scenario(world):
+        more = {**FEDBUFF, "participants": ["p1", "p2"], "k_of_n": 1, "rounds": 2}
+        await register(world, "exp-1", **more)
+        assert (await send_file(world, "p1", large(4), "exp-1"))[0] == 200
+        await asyncio.sleep(1)
+        await reborn(world)
+        content, form = large(2), "safetensors"
+        if packed:
+            pieces = pack(large(2), large(0), Format("f32-delta"), round_id="exp-1", participant="p2").pieces
+            content, form = b"".join(pieces), "f32-delta"
+        said = {"x_update_format": form, "x_base_model_uri": "fl/models/big_v0"}
+        for answer in ({"status": "accepted"}, {"status": "accepted", "duplicate": True}):
+            assert await send_file(world, "p2", content, "exp-1", **said) == (200, answer)
+            await asyncio.sleep(1)
+        found = await made(world, 2)
+        assert found["w"] == pytest.approx(4 + 2 / np.sqrt(2), rel=1e-6)
+        (shown_,) = (await world.ask("GET", "/rounds/exp-2"))[1]["updates"]
+        assert (shown_["participant"], shown_["origin"], shown_["staleness"]) == ("p2", "exp-1", 1)
+        assert len(await world.blobs.digests()) <= 3, "the two that count, and a copy of the old base"
+
+    lived(scenario, tmp_path)

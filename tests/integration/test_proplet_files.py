@@ -18,6 +18,7 @@ from propeller.clock import SystemClock
 from propeller.fl.tensors import Tensors, from_safetensors, to_safetensors
 from propeller.ports import GuestLimits, ImageModule
 from propeller.proplet.data import LocalData
+from propeller.proplet.delivery import Courier, Verdicts
 from propeller.proplet.job import Supply
 from propeller.proplet.model import plain
 from propeller.proplet.offload import in_thread
@@ -25,7 +26,6 @@ from propeller.proplet.packing import PackOrder, at_once, in_a_process
 from propeller.proplet.records import AttemptState, Held
 from propeller.proplet.services import Services
 from propeller.proplet.settings import ServiceUrls
-from propeller.proplet.update import Courier, Verdicts
 from propeller.proplet.work import Bench, deliver_update, run_guest
 from propeller.proplet.workspace import Workspace
 from propeller.runtime.pool import WorkerPool

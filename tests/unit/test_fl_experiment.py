@@ -167,6 +167,22 @@ def test_a_paused_experiment_ends_its_round_and_goes_on_from_its_model_when_resu
     assert (stopped.state, commands) == (ExperimentState.STOPPED, [])
 
 
+def test_a_pause_holds_the_evaluation_too():
+    """Of the model that the round under way makes: it comes after the pause, and then the next round."""
+    paused, _ = begun(evaluation=Evaluation(every=1)).handle(PauseAsked())
+    waiting, commands = paused.handle(done(1))
+    assert (waiting.state, waiting.phase, commands) == (ExperimentState.PAUSED, Phase.UNJUDGED, [])
+    assert waiting.handle(StopAsked())[1] == []
+    judged, [opened] = waiting.handle(ResumeAsked())
+    assert (judged.phase, opened.spec.round_id, opened.spec.base_hash) == (
+        Phase.EVALUATING,
+        "e-1-eval",
+        "h1",
+    )
+    _, [opened] = judged.handle(Evaluated(number=1, metrics={"loss": 1.0}))
+    assert opened.spec.round_id == "e-2"
+
+
 def test_an_experiment_outlives_so_many_failed_rounds_in_a_row():
     """Each uses up its number, and the next starts from the same model; success begins a new count."""
     one, [opened] = begun(rounds=9, failures_max=2).handle(RoundLost(number=1, reason="too_few_updates"))

@@ -1,6 +1,7 @@
 """From a guest's output to an accepted update: what is one, how it is sent, and when to give up."""
 
 import asyncio
+import hashlib
 import json
 from random import Random
 
@@ -9,11 +10,12 @@ from proplet_fakes import COORDINATOR, URLS, FakeHttp, in_virtual_time, unavaila
 
 from propeller.errors import TooLarge
 from propeller.ports import GuestDone
+from propeller.proplet.delivery import Courier, Verdicts, deliver
 from propeller.proplet.failure import AttemptFailed
 from propeller.proplet.records import AttemptState, Held
 from propeller.proplet.services import Patience, Services
 from propeller.proplet.settings import ServiceUrls
-from propeller.proplet.update import Courier, Verdicts, deliver, make_update
+from propeller.proplet.update import make_update
 from propeller.wire.messages import AttemptKey, Start, Usage
 from propeller.wire.rounds import Verdict
 from propeller.wire.topics import Topics
@@ -106,7 +108,7 @@ class Wire:
         """Not used here."""
 
 
-def delivered(http, wire=None, *, wall_s=60.0, verdicts=None, urls=URLS, body=BODY):
+def delivered(http, wire=None, *, wall_s=60.0, verdicts=None, urls=URLS, body=BODY, by_broker=False):
     """The outcome of a delivery, and the virtual seconds it took."""
     held = Held(
         key=AttemptKey(task_id="t", run=1, attempt=1),
@@ -125,6 +127,7 @@ def delivered(http, wire=None, *, wall_s=60.0, verdicts=None, urls=URLS, body=BO
             topics=TOPICS,
             services=Services(urls),
             verdicts=verdicts or Verdicts(),
+            by_broker=by_broker,
         )
         outcome = await deliver(held, courier, Patience(clock, Random(1), wall_s))  # noqa: S311 - jitter
         return outcome, clock.now().mono_s
@@ -208,12 +211,52 @@ def test_verdicts_that_are_not_definite_or_not_ours_change_nothing():
     assert json.loads(outcome.results)["via"] == "http"
 
 
-def test_a_large_update_does_not_go_by_mqtt():
-    """Over a message's limit only HTTP is tried."""
-    http, wire = FakeHttp(), Wire()
-    http.answers[POST] = [unavailable(), b"{}"]
-    delivered(http, wire, body=BODY[:-1] + b',"z":"' + b"x" * (1 << 20) + b'"}')
-    assert (http.count("POST"), wire.sent) == (2, [])
+LARGE = BODY[:-1] + b',"z":"' + b"x" * (1 << 20) + b'"}'
+
+
+def test_a_large_update_goes_by_mqtt_in_pieces():
+    """Over a message's limit a manifest goes, and then what is wanted of it; the verdict decides."""
+    http, verdicts = FakeHttp(), Verdicts()
+    http.answers[POST] = unavailable()
+    told = [
+        {"status": 202, "wanted": [0, 2]},
+        {"status": 503},
+        {"status": 202, "wanted": [1]},
+        {"status": 200},
+    ]
+
+    def answer():
+        if len(wire.sent) != 2:
+            verdicts.put(Verdict(round_id="r-1", **told.pop(0)))
+
+    wire = Wire(answer=answer)
+    outcome, _ = delivered(http, wire, verdicts=verdicts, body=LARGE)
+    assert json.loads(outcome.results)["via"] == "mqtt"
+    manifests = [json.loads(one.payload) for one in wire.sent if one.topic.endswith("manifests/p-1")]
+    pieces = [one.payload for one in wire.sent if one.topic.endswith("pieces/p-1")]
+    assert manifests[0] == manifests[-1]
+    assert manifests[0]["bytes"] == len(LARGE)
+    assert manifests[0]["sha256"] == [hashlib.sha256(pieces[at]).hexdigest() for at in (0, 2, 1)]
+    assert pieces[0] + pieces[2] + pieces[1] == LARGE
+
+
+def test_a_piece_that_is_not_there_ends_the_delivery():
+    """A coordinator that wants more than there is has another update in mind."""
+    http, verdicts = FakeHttp(), Verdicts()
+    http.answers[POST] = unavailable()
+    wire = Wire(answer=lambda: verdicts.put(Verdict(round_id="r-1", status=202, wanted=[3])))
+    with pytest.raises(AttemptFailed, match="piece 3 of an update of 3"):
+        delivered(http, wire, verdicts=verdicts, body=LARGE)
+
+
+def test_without_http_nothing_is_asked_of_it():
+    """The broker alone: the same topic, the same verdict, and no URL is looked for."""
+    http, verdicts = FakeHttp(), Verdicts()
+    wire = Wire(answer=lambda: verdicts.put(Verdict(round_id="r-1", status=200)))
+    outcome, _ = delivered(http, wire, verdicts=verdicts, urls=ServiceUrls(), by_broker=True)
+    assert (json.loads(outcome.results)["via"], http.asked, len(wire.sent)) == ("mqtt", [], 1)
+    with pytest.raises(AttemptFailed, match=r"nobody answered for the update in .* tries, at last: by MQTT"):
+        delivered(http, Wire(up=False), urls=ServiceUrls(), by_broker=True)
 
 
 def test_silence_ends_at_the_wall_limit():

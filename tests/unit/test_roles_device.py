@@ -6,6 +6,7 @@ import pytest
 
 from propeller.errors import BadInput
 from propeller.ports import Folder
+from propeller.proplet.settings import ServiceUrls
 from propeller.roles.proplet import of_device
 from propeller.roles.settings import Told
 
@@ -57,3 +58,14 @@ def test_labels_come_from_flags_or_the_environment():
     assert of_device(told({"labels": ["a=1=2"]}, PROPLET_LABELS="zone=north")).labels == {"a": "1=2"}
     with pytest.raises(BadInput, match="NAME=VALUE"):
         of_device(told({"labels": ["zone"]}))
+
+
+def test_a_worker_of_the_broker_alone_is_told_no_other_address():
+    """What the environment says of the system is left aside; what is asked of this worker is refused."""
+    settings = of_device(told({"mqtt_only": True}, MANAGER_URL="http://m", PROPLET_ALLOWED_ORIGINS="*"))
+    assert settings.mqtt_only
+    assert (settings.urls, settings.allowed_origins) == (ServiceUrls(), ())
+    assert of_device(told(PROPLET_MQTT_ONLY="true")).mqtt_only
+    for flag in ({"manager_url": "http://m"}, {"allowed_origins": ["*"]}, {"registry_auth": "auth.json"}):
+        with pytest.raises(BadInput, match="mqtt_only"):
+            of_device(told({"mqtt_only": True, **flag}))

@@ -74,6 +74,8 @@ RULES: Mapping[Kind, tuple[Rule, ...]] = MappingProxyType(
         Kind.PROPLET: _may_send(
             "{B}/control/proplet/+/{id}",
             "{B}/fl/rounds/+/updates/{id}",
+            "{B}/fl/rounds/+/manifests/{id}",
+            "{B}/fl/rounds/+/pieces/{id}",
         )
         + _may_hear(
             "{B}/control/manager/+/{id}",

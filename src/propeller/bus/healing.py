@@ -16,6 +16,8 @@ class HealingBus(ABC):
         self._backoff = Backoff(random)
         self._inbox = Inbox()
         self._connections = 0
+        self._added: dict[str, None] = {}
+        """Filters beyond those of the session, in the order of asking."""
 
     @property
     def dropped(self) -> int:
@@ -31,6 +33,21 @@ class HealingBus(ABC):
         """See `ports.Bus.run`. `on_connect` takes its turn among the messages, never beside one."""
         await self._inbox.handle_during(self._stay_connected(session, on_connect), on_message)
 
+    async def subscribe(self, *filters: str) -> None:
+        """See `ports.Bus.subscribe`."""
+        self._added |= dict.fromkeys(filters)
+        await self._add(filters)
+
+    async def unsubscribe(self, *filters: str) -> None:
+        """See `ports.Bus.unsubscribe`."""
+        for text in filters:
+            self._added.pop(text, None)
+        await self._remove(filters)
+
+    def _filters(self, session: BusSession) -> tuple[str, ...]:
+        """What a new connection subscribes to."""
+        return (*session.subscriptions, *self._added)
+
     async def _stay_connected(self, session: BusSession, on_connect: Greeter | None) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -43,6 +60,14 @@ class HealingBus(ABC):
     @abstractmethod
     async def _live_once(self, session: BusSession, on_connect: Greeter | None) -> None:
         """One connection from its beginning to its end; raises only `Denied`, and only before the first."""
+
+    @abstractmethod
+    async def _add(self, filters: tuple[str, ...]) -> None:
+        """Subscribe on the connection, if there is one."""
+
+    @abstractmethod
+    async def _remove(self, filters: tuple[str, ...]) -> None:
+        """Unsubscribe on the connection, if there is one."""
 
     def _stands(self, on_connect: Greeter | None) -> None:
         """Count a connection whose subscriptions stand, and have it greeted in its turn."""

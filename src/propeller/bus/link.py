@@ -16,7 +16,7 @@ from propeller.errors import DecodeError
 from propeller.ports import Message
 from propeller.wire.packets import MORE, encode_length, encode_publish, encode_text
 
-_PUBLISH, _CONNACK, _PUBACK, _SUBACK, _PINGRESP = 3, 2, 4, 9, 13
+_PUBLISH, _CONNACK, _PUBACK, _SUBACK, _UNSUBACK, _PINGRESP = 3, 2, 4, 9, 11, 13
 _HIGHEST_ID = 65_535
 IN_FLIGHT_MAX = 256
 """Publishes that wait for their acknowledgement; further ones wait for one of these."""
@@ -61,7 +61,8 @@ class Link(asyncio.Protocol):
         self._unanswered: dict[int, tuple[asyncio.Future[bool], float]] = {}
         """Publishes on their way by packet id, oldest first, and when they give up."""
         self._answers: dict[int, asyncio.Future[bytes]] = {}
-        """Whoever waits for the one CONNACK or SUBACK."""
+        """Whoever waits for the one CONNACK, SUBACK or UNSUBACK."""
+        self._asking = asyncio.Lock()
         self._writable = asyncio.Event()
         self._writable.set()
         self._room = asyncio.Event()
@@ -91,6 +92,12 @@ class Link(asyncio.Protocol):
         packet_id = self._next_id()
         body = packet_id.to_bytes(2, "big") + b"".join(encode_text(text) + b"\1" for text in filters)
         return (await self._ask(_SUBACK, b"\x82" + encode_length(len(body)) + body))[2:]
+
+    async def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Unsubscribe."""
+        packet_id = self._next_id()
+        body = packet_id.to_bytes(2, "big") + b"".join(map(encode_text, filters))
+        await self._ask(_UNSUBACK, b"\xa2" + encode_length(len(body)) + body)
 
     async def publish(self, message: Message) -> bool:
         """Send with quality of service 1; whether the broker has acknowledged it in time."""
@@ -185,7 +192,7 @@ class Link(asyncio.Protocol):
             if published is not None and not published[0].done():
                 published[0].set_result(True)
             self._room.set()
-        elif kind in (_CONNACK, _SUBACK):
+        elif kind in (_CONNACK, _SUBACK, _UNSUBACK):
             waiting = self._answers.get(kind)
             if waiting is not None and not waiting.done():
                 waiting.set_result(body)
@@ -206,15 +213,16 @@ class Link(asyncio.Protocol):
         self._received(Message(topic, body[begin:], bool(first & 1)))
 
     async def _ask(self, kind: int, packet: bytes) -> bytes:
-        if self._transport is None:
-            raise LinkLost("the connection has ended")
-        answer: asyncio.Future[bytes] = self._loop.create_future()
-        self._answers[kind] = answer
-        self._write(packet)
-        try:
-            return await answer
-        finally:
-            del self._answers[kind]
+        async with self._asking:
+            if self._transport is None:
+                raise LinkLost("the connection has ended")
+            answer: asyncio.Future[bytes] = self._loop.create_future()
+            self._answers[kind] = answer
+            self._write(packet)
+            try:
+                return await answer
+            finally:
+                del self._answers[kind]
 
     async def _wait_for_room(self) -> bool:
         """Wait until something may be sent; False if that takes too long, or the connection ends."""

@@ -49,8 +49,8 @@ class _Link:
 
     client_id: str
     inbox: Inbox
-    filters: tuple[str, ...]
     will: Message | None
+    filters: dict[str, None] = field(default_factory=dict)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -108,7 +108,9 @@ class MemoryBroker:
         self._running = True
 
     # what the clients do -------------------------------------------------------------------------------
-    def connect(self, client_id: str, password: str, session: BusSession, inbox: Inbox) -> "_Link | None":
+    def connect(
+        self, client_id: str, password: str, session: BusSession, filters: Sequence[str], inbox: Inbox
+    ) -> "_Link | None":
         """A new connection with its subscriptions, ending an older one; None if the broker is out of reach.
 
         Raises `Denied` for bad credentials.
@@ -118,11 +120,25 @@ class MemoryBroker:
         if self._verify and not self._verify(client_id, password):
             raise Denied(f"the broker refuses {client_id!r}: check its id and its API key")
         self.disconnect(client_id)
-        filters = tuple(text for text in session.subscriptions if self._allows(client_id, "subscribe", text))
-        link = self._links[client_id] = _Link(client_id, inbox, filters, session.will)
-        for message in list(self.retained.values()):
-            self._deliver("", link, message)
+        link = self._links[client_id] = _Link(client_id, inbox, session.will)
+        self.subscribe(link, filters)
         return link
+
+    def subscribe(self, link: "_Link", filters: Sequence[str]) -> None:
+        """Add to what a connection hears, and give it what is retained there."""
+        if link.closed.is_set() or not self.reaches(link.client_id):
+            return
+        new = [text for text in filters if self._allows(link.client_id, "subscribe", text)]
+        link.filters |= dict.fromkeys(new)
+        for message in list(self.retained.values()):
+            if any(matches(text, message.topic) for text in new):
+                self._deliver("", link, message)
+
+    def unsubscribe(self, link: "_Link", filters: Sequence[str]) -> None:
+        """Take from what a connection hears."""
+        if not link.closed.is_set() and self.reaches(link.client_id):
+            for text in filters:
+                link.filters.pop(text, None)
 
     def reaches(self, client_id: str) -> bool:
         """Whether the broker is up and nothing cuts this client off."""
@@ -214,6 +230,14 @@ class MemoryBus(HealingBus):
         await asyncio.sleep(0)
         return True
 
+    async def _add(self, filters: tuple[str, ...]) -> None:
+        if self._link is not None:
+            self._broker.subscribe(self._link, filters)
+
+    async def _remove(self, filters: tuple[str, ...]) -> None:
+        if self._link is not None:
+            self._broker.unsubscribe(self._link, filters)
+
     async def _live_once(self, session: BusSession, on_connect: Greeter | None) -> None:
         try:
             await self._connect_once(session, on_connect)
@@ -222,7 +246,9 @@ class MemoryBus(HealingBus):
                 raise
 
     async def _connect_once(self, session: BusSession, on_connect: Greeter | None) -> None:
-        link = self._broker.connect(self._client_id, self._password, session, self._inbox)
+        link = self._broker.connect(
+            self._client_id, self._password, session, self._filters(session), self._inbox
+        )
         if link is None:
             return
         self._link = link

@@ -5,6 +5,7 @@ above: nothing is resent from a queue.
 """
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from random import Random
@@ -65,6 +66,18 @@ class MqttBus(HealingBus):
         link = self._link
         return await link.publish(message) if link is not None else False
 
+    async def _add(self, filters: tuple[str, ...]) -> None:
+        if (link := self._link) is not None:
+            with contextlib.suppress(LinkLost, TimeoutError):  # the next connection subscribes to them too
+                async with asyncio.timeout(_CONNECT_S):
+                    await self._subscribe(link, filters)
+
+    async def _remove(self, filters: tuple[str, ...]) -> None:
+        if (link := self._link) is not None:
+            with contextlib.suppress(LinkLost, TimeoutError):
+                async with asyncio.timeout(_CONNECT_S):
+                    await link.unsubscribe(filters)
+
     async def _live_once(self, session: BusSession, on_connect: Greeter | None) -> None:
         try:
             await self._connect_once(session, on_connect)
@@ -110,8 +123,8 @@ class MqttBus(HealingBus):
         )
         async with asyncio.timeout(_CONNECT_S):
             await link.connect(hello)
-            if session.subscriptions:
-                await self._subscribe(link, session.subscriptions)
+            if filters := self._filters(session):
+                await self._subscribe(link, filters)
 
     async def _subscribe(self, link: Link, filters: tuple[str, ...]) -> None:
         codes = await link.subscribe(filters)

@@ -242,6 +242,9 @@ def proplet(
     coordinator_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
     model_registry_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
     data_store_url: Annotated[str | None, typer.Option(help="Where it is reached.")] = None,
+    mqtt_only: Annotated[
+        bool | None, typer.Option("--mqtt-only", help="Reach nothing but the broker; needs --data to train.")
+    ] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option("--allow-origin", help="http://HOST:PORT that tasks may name, or *.")
     ] = None,
@@ -279,10 +282,10 @@ def proplet(
         "section": section, "data": _text(data), "data_dir": _text(data_dir), "spool": _text(spool),
         "mqtt_address": mqtt_address, "manager_url": manager_url, "coordinator_url": coordinator_url,
         "model_registry_url": model_registry_url, "data_store_url": data_store_url,
-        "allowed_origins": allow_origin or None, "insecure_registries": insecure_registry or None,
-        "registry_auth": _text(registry_auth), "modules_by": modules_by, "call_workers": call_workers,
-        "labels": label or None, "tags": tag or None, "location": location, "description": description,
-        "dirs": directory or None,
+        "mqtt_only": mqtt_only, "allowed_origins": allow_origin or None,
+        "insecure_registries": insecure_registry or None, "registry_auth": _text(registry_auth),
+        "modules_by": modules_by, "call_workers": call_workers, "labels": label or None, "tags": tag or None,
+        "location": location, "description": description, "dirs": directory or None,
         "slots": slots, "heartbeat": heartbeat, "metrics_port": metrics_port, "metrics": metrics,
         "log_level": log_level,
     }  # fmt: skip

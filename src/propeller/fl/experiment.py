@@ -5,9 +5,10 @@
        ├──more rounds in a row failed than it outlives, or all did───────▶ FAILED
        └──somebody asked─────────────────────────────────────────────────▶ STOPPED
 
-PAUSED has the same ends. A live experiment is in one of three phases: a round trains, its model is being
-evaluated, or it is between rounds, where a paused experiment waits. A failed round uses up its number; the
-next one starts from the same model. An evaluation that fails measures nothing, and the experiment goes on.
+PAUSED has the same ends. A live experiment is in one of these phases: a round trains, its model is being
+evaluated, or one of two in which a paused experiment waits: before an evaluation, or between rounds. A failed
+round uses up its number; the next one starts from the same model. An evaluation that fails measures nothing,
+and the experiment goes on.
 """
 
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ class Phase(StrEnum):
     """What a live experiment is doing."""
 
     TRAINING = "training"
+    UNJUDGED = "unjudged"
+    """The round is over, and its model will be evaluated after the pause."""
     EVALUATING = "evaluating"
     BETWEEN = "between"
 
@@ -192,7 +195,7 @@ class Experiment:
 
     def _stopped(self) -> Step:
         ended = self.to(ExperimentState.STOPPED, "stopped")
-        if self.phase is Phase.BETWEEN:
+        if self.phase in {Phase.BETWEEN, Phase.UNJUDGED}:
             return ended, []
         tail = EVALUATION if self.phase is Phase.EVALUATING else ""
         return ended, [StopRound(round_id=self.spec.round_id(self.number) + tail)]
@@ -201,7 +204,13 @@ class Experiment:
         if self.state is not _P:
             return self, []
         running = self.to(_R)
-        return _next(running) if self.phase is Phase.BETWEEN else (running, [])
+        match self.phase:
+            case Phase.BETWEEN:
+                return _next(running)
+            case Phase.UNJUDGED:
+                return _judged(running)
+            case _:
+                return running, []
 
     def _closed(self, event: RoundDone | RoundLost, *, completed: bool) -> "Experiment":
         if self.buffer is None:
@@ -220,8 +229,7 @@ class Experiment:
         closed = self._closed(event, completed=True)
         advanced = replace(closed, model=event.base, model_hash=event.base_hash, failures=0)
         if self.spec.evaluates(self.number):
-            opened = self.spec.evaluation_spec(self.number, event.base, event.base_hash)
-            return replace(advanced, phase=Phase.EVALUATING), [OpenRound(spec=opened)]
+            return (replace(advanced, phase=Phase.UNJUDGED), []) if self.state is _P else _judged(advanced)
         # Measurements of another kind would not compare with those of evaluations.
         measured = {} if self.spec.evaluation else event.metrics
         return _measured(advanced, measured, event.elapsed_s)
@@ -230,6 +238,12 @@ class Experiment:
         if self.spec.mode == "evaluate" and event.failure:
             return self.to(ExperimentState.FAILED, event.failure), []
         return _measured(self, event.metrics, event.elapsed_s)
+
+
+def _judged(experiment: Experiment) -> Step:
+    """The evaluation of the newest model begins."""
+    opened = experiment.spec.evaluation_spec(experiment.number, experiment.model, experiment.model_hash)
+    return replace(experiment, phase=Phase.EVALUATING), [OpenRound(spec=opened)]
 
 
 def _measured(experiment: Experiment, metrics: Mapping[str, float], elapsed_s: float) -> Step:

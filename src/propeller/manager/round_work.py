@@ -170,6 +170,8 @@ def _hyperparams(asked: ExperimentBody) -> dict[str, Any] | None:
 
 def _files(asked: ExperimentBody) -> bool:
     """Whether trainers are given files, so that they can keep what their strategy needs."""
+    from propeller.fl.strategies.registry import strategy  # noqa: PLC0415 - see `load_strategies`
+
     return bool(asked.files) or strategy(asked.chosen.name).clients_remember
 
 

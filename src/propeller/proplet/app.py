@@ -73,8 +73,6 @@ async def _run_beside(proplet: Proplet, parent: int) -> None:
 
 async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> Proplet:
     """The proplet on its adapters, which `stack` closes."""
-    http = AiohttpHttp()
-    stack.push_async_callback(http.close)
     images, compiled = settings.cache / "images", settings.cache / "compiled"
     for directory in (images, compiled):
         try:
@@ -87,9 +85,13 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
     stack.push_async_callback(invoker.close)
     kept = FileBlobCache(images, settings.image_cache_bytes)
     bus: Bus = _bus(settings)
-    supplier: Images = CachedImages(_registries(settings, http), kept)
-    if settings.modules_by == "mqtt":
-        bus = supplier = ByBroker(bus, Topics(settings.domain, settings.channel), kept, log)
+    http = None if settings.mqtt_only else AiohttpHttp()
+    supplier: Images | None = None
+    if http is not None:
+        stack.push_async_callback(http.close)
+        supplier = CachedImages(_registries(settings, http), kept)
+        if settings.modules_by == "mqtt":
+            bus = supplier = ByBroker(bus, Topics(settings.domain, settings.channel), kept, log)
     ports = PropletPorts(
         bus=bus,
         http=http,

@@ -6,6 +6,8 @@ complex numbers and objects are refused.
 """
 
 import ast
+import hashlib
+import struct
 import sys
 from array import array
 from collections.abc import Iterator
@@ -27,6 +29,12 @@ _SAFETENSORS_CODES = {
     "F32": "f", "F64": "d", "BOOL": "B", "U8": "B", "I8": "b",
     "U16": "H", "I16": "h", "U32": "I", "I32": "i", "U64": "Q", "I64": "q",
 }  # fmt: skip
+_HASHED_CODES = {
+    "F64": b"<f8", "F32": b"<f4", "F16": b"<f2", "U8": b"|u1", "I8": b"|i1",
+    "U16": b"<u2", "I16": b"<i2", "U32": b"<u4", "I32": b"<i4", "U64": b"<u8", "I64": b"<i8",
+}  # fmt: skip
+"""Element types of models, as their hash spells them."""
+_BLOCK_BYTES = 1024 * 1024
 _HEADER_BYTES_MAX = 1024 * 1024
 
 
@@ -87,15 +95,19 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > min(_HEADER_BYTES_MAX, len(content) - 8):  # noqa: PLR2004 - the length's bytes
         raise BadInput(f"{path} is not a safetensors file")
+    return {
+        name: _tensor(content[8 + size :], entry, f"{path}, tensor {name}")
+        for name, entry in _entries(content[8 : 8 + size], path).items()
+    }
+
+
+def _entries(header: bytes, path: Path) -> dict[str, _Entry]:
     try:
-        raw = msgspec.json.decode(content[8 : 8 + size], type=dict[str, msgspec.Raw])
+        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
-        entries = {name: msgspec.json.decode(item, type=_Entry) for name, item in raw.items()}
+        return {name: msgspec.json.decode(item, type=_Entry) for name, item in raw.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} has a safetensors header that cannot be read: {error}") from error
-    return {
-        name: _tensor(content[8 + size :], entry, f"{path}, tensor {name}") for name, entry in entries.items()
-    }
 
 
 def _tensor(data: bytes, entry: _Entry, where: str) -> Array:
@@ -131,3 +143,29 @@ def _array(
     if sys.byteorder == "big":
         numbers.byteswap()
     return Array(shape, numbers, fortran)
+
+
+def hash_safetensors(path: Path) -> str:
+    """The hash of a model by its safetensors file, as `fl.tensors.content_hash` has it; read in blocks.
+
+    Raises `BadInput` for anything else than such a file.
+    """
+    digest = hashlib.sha256(b"propeller-tensors-1\0")
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > limits.TENSOR_HEADER_BYTES_MAX:
+            raise BadInput(f"{path} is not a safetensors file")
+        for name, entry in sorted(_entries(file.read(size), path).items()):
+            code = _HASHED_CODES.get(entry.dtype)
+            begin, end = entry.data_offsets
+            if code is None or any(side < 0 for side in (begin, end - begin, *entry.shape)):
+                raise BadInput(f"{path}, tensor {name} is none that a model has")
+            digest.update(struct.pack("<I", len(name.encode())) + name.encode())
+            digest.update(struct.pack("<B", len(code)) + code)
+            digest.update(struct.pack(f"<B{len(entry.shape)}Q", len(entry.shape), *entry.shape))
+            file.seek(8 + size + begin)
+            left = end - begin
+            while left and (block := file.read(min(left, _BLOCK_BYTES))):
+                digest.update(block)
+                left -= len(block)
+    return digest.hexdigest()

@@ -13,6 +13,7 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -37,6 +38,31 @@ class _Document(msgspec.Struct, frozen=True):
     schema: str = SCHEMA
 
 
+class OwnData(Protocol):
+    """A device's data set, wherever it keeps it."""
+
+    def document(self, proplet_id: str, part: Part | None = None) -> bytes:
+        """The data-store document as JSON, or its part. Blocks. Raises `NotFound` or `BadInput`."""
+        ...
+
+
+def as_document(proplet_id: str, rows: Sequence[Row], part: Part | None) -> bytes:
+    """The data-store document of these rows, or of a part, split as a data store splits it."""
+    chosen = list(rows)
+    if part is not None:
+        test = held_out(proplet_id, len(rows))
+        chosen = [row for index, row in enumerate(rows) if (index in test) == (part == "test")]
+    return msgspec.json.encode(
+        {
+            "schema": SCHEMA,
+            "proplet_id": proplet_id,
+            "entity_id": proplet_id,
+            "data": chosen,
+            "size": len(chosen),
+        }
+    )
+
+
 class LocalData:
     """A data set on this device. `path` is a file or a directory; it is read anew for every task."""
 
@@ -44,10 +70,7 @@ class LocalData:
         self._path = path
 
     def document(self, proplet_id: str, part: Part | None = None) -> bytes:
-        """The data-store document as JSON, or its part, which is split as a data store splits it.
-
-        Blocks. Raises `NotFound` or `BadInput` (not a data set).
-        """
+        """See `OwnData`."""
         try:
             path = self._find()
             rows = _READERS[path.suffix.lower()](path)
@@ -56,18 +79,7 @@ class LocalData:
         if not rows:
             raise BadInput(f"{path} has no rows")
         _check(rows, path)
-        if part is not None:
-            test = held_out(proplet_id, len(rows))
-            rows = [row for index, row in enumerate(rows) if (index in test) == (part == "test")]
-        return msgspec.json.encode(
-            {
-                "schema": SCHEMA,
-                "proplet_id": proplet_id,
-                "entity_id": proplet_id,
-                "data": rows,
-                "size": len(rows),
-            }
-        )
+        return as_document(proplet_id, rows, part)
 
     def _find(self) -> Path:
         """The one file that is the data set."""

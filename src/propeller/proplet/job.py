@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,8 @@ from propeller.errors import BadInput, EnvironmentError_, NotFound, PeerUnavaila
 from propeller.fl.split import Part
 from propeller.fl.update_format import JSON, parse_format
 from propeller.ports import Blobs, Folder, GuestJob, GuestLimits, HttpStreams, Images, Response
-from propeller.proplet.data import LocalData
+from propeller.proplet.by_broker import ByBroker
+from propeller.proplet.data import OwnData
 from propeller.proplet.failure import AttemptFailed, Kind
 from propeller.proplet.model import bring_state, fetch_model, model_url, write_inputs
 from propeller.proplet.offload import Offload
@@ -41,6 +42,7 @@ from propeller.wire.messages import ModuleRef, Start, TaskLimits
 
 T = TypeVar("T")
 U = TypeVar("U")
+
 MODULES_RECENT_BYTES = 4 * 1024 * 1024
 """Inline modules kept in the agent's memory, so that a task that runs again asks the manager for nothing."""
 ABI = "FL_ABI"
@@ -84,7 +86,7 @@ class Supply:
     http: HttpStreams
     images: Images
     services: Services
-    data: LocalData | None
+    data: OwnData | None
     limits: GuestLimits
     offload: Offload
     folders: tuple[Folder, ...] = ()
@@ -100,6 +102,8 @@ class Supply:
     workspace: Workspace | None = None
     """Where attempts have files; without it, models come as text and updates go as JSON."""
     pack: Packer = at_once
+    only_broker: ByBroker | None = None
+    """Where models come from if nothing but the broker is within reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,16 +175,15 @@ async def _round_inputs(
 ) -> Path | None:
     """Put model and data into `env`, or into the folder that is answered."""
     _check_federated(env, supply)
-    url = model_url(env["MODEL_URI"], env, supply.services)
     model, data = await _together(
-        fetch_model(url, supply.http, patience, folder, as_file=env.get(ABI) == FILES),
+        _model(env, supply, patience, folder, as_file=env.get(ABI) == FILES),
         _data_set(env, supply, patience),
     )
     if isinstance(model, str):
         env |= {"MODEL_DATA": model, "DATASET_DATA": data}
         if parse_format(env.get(FORMAT, "")).name != JSON:
             # Text carries no types: what is packed must start from the model as the coordinator has it.
-            await fetch_model(url, supply.http, patience, folder, as_file=True)
+            await _model(env, supply, patience, folder, as_file=True)
         return None
     files = model.parent
     await supply.offload(lambda: write_inputs(files, env.get("HYPERPARAMS", ""), data))
@@ -195,6 +198,20 @@ async def _together(first: Coroutine[None, None, T], second: Coroutine[None, Non
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return one.result(), other.result()
+
+
+async def _model(
+    env: Mapping[str, str],
+    supply: Supply,
+    patience: Patience,
+    folder: Callable[[], Path] | None,
+    *,
+    as_file: bool,
+) -> str | Path:
+    if supply.only_broker is not None:
+        return await supply.only_broker.model(env["MODEL_URI"], patience, folder, as_file=as_file)
+    url = model_url(env["MODEL_URI"], env, supply.services)
+    return await fetch_model(url, supply.http, patience, folder, as_file=as_file)
 
 
 def _check(start: Start) -> None:
@@ -226,7 +243,14 @@ def _check_federated(env: Mapping[str, str], supply: Supply) -> None:
         raise AttemptFailed("configuration", error.message) from error
     if supply.workspace is None and (form.name != JSON or env.get(ABI) == FILES):
         raise AttemptFailed("configuration", "this proplet has no directory for the files of attempts")
-    supply.services.find(env, COORDINATOR)
+    if supply.only_broker is None:
+        supply.services.find(env, COORDINATOR)
+    elif supply.data is None:
+        raise AttemptFailed(
+            "configuration",
+            "this proplet reaches nothing but the broker, and no data set passes through that: "
+            "give it its own with --data",
+        )
 
 
 # --- module ----------------------------------------------------------------------------------------------
@@ -292,19 +316,22 @@ def _inline(file: str) -> Fetched:
 
 
 async def _from_registry(reference: str, supply: Supply, patience: Patience) -> Fetched:
+    module = await _patiently(reference, supply.images.fetch, patience)
+    return Fetched(content=module.content, digest=module.digest, bytes_fetched=len(module.content))
+
+
+async def _patiently(name: str, fetch: Callable[[str], Awaitable[T]], patience: Patience) -> T:
+    """What `fetch` brings, asked again while nobody answers. Raises `AttemptFailed`."""
     tries = 0
     while True:
         tries += 1
         try:
-            module = await supply.images.fetch(reference)
+            return await fetch(name)
         except PeerUnavailable as error:
             if patience.left_s <= 0:
-                raise AttemptFailed("image", f"{reference}: {error.message} ({tries} tries)") from error
+                raise AttemptFailed("image", f"{name}: {error.message} ({tries} tries)") from error
         except PropellerError as error:
-            raise AttemptFailed("image", f"{reference}: {error.message}") from error
-        else:
-            size = len(module.content)
-            return Fetched(content=module.content, digest=module.digest, bytes_fetched=size)
+            raise AttemptFailed("image", f"{name}: {error.message}") from error
         await asyncio.sleep(patience.pause_s(tries))
 
 
@@ -339,7 +366,7 @@ def _part(env: Mapping[str, str]) -> Part | None:
             raise AttemptFailed("configuration", f"FL_DATA_PART is {other[:40]!r}; it can be train or test")
 
 
-async def _own_data(data: LocalData, part: Part | None, supply: Supply) -> str:
+async def _own_data(data: OwnData, part: Part | None, supply: Supply) -> str:
     try:
         return (await supply.offload(lambda: data.document(supply.proplet_id, part))).decode()
     except (BadInput, NotFound) as error:

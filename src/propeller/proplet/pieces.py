@@ -108,6 +108,14 @@ class ByBroker:
         """See `ports.Bus`."""
         return await self._bus.publish(message)
 
+    async def subscribe(self, *filters: str) -> None:
+        """See `ports.Bus`."""
+        await self._bus.subscribe(*filters)
+
+    async def unsubscribe(self, *filters: str) -> None:
+        """See `ports.Bus`."""
+        await self._bus.unsubscribe(*filters)
+
     async def fetch(self, reference: str) -> ImageModule:
         """See `ports.Images`: what the manager sends for the name that a start message gave the module.
 

@@ -71,14 +71,15 @@ class Offer:
 class PropletPorts:
     """The world of a proplet.
 
-    Without `invoker` the calls of latent tasks run on `runtime`, in turn with the rest; without `gauges`
-    nothing is measured; without `workspace` guests have no files; without `modules` inline modules are
-    fetched anew by every process. With `by_broker` those are asked of `images` too, by their URL.
+    Without `http` and `images` a proplet lives by the broker alone; without `invoker` the calls of latent
+    tasks run on `runtime`, in turn with the rest; without `gauges` nothing is measured; without `workspace`
+    guests have no files; without `modules` inline modules are fetched anew by every process. With `by_broker`
+    those are asked of `images` too, by their URL.
     """
 
     bus: Bus
-    http: HttpStreams
-    images: Images
+    http: HttpStreams | None
+    images: Images | None
     runtime: Runtime
     spool: Spool
     clock: Clock

@@ -44,6 +44,8 @@ class PropletSettings:
     spool: Path
     cache: Path
     data: Path | None = None
+    mqtt_only: bool = False
+    """Nothing but the broker is within reach: models and modules come by it, updates go by it."""
     urls: ServiceUrls = field(default_factory=ServiceUrls)
     allowed_origins: tuple[str, ...] = ()
     modules_by: Literal["http", "mqtt"] = "http"
@@ -74,6 +76,8 @@ class PropletSettings:
 
     def __post_init__(self) -> None:
         check_id(self.id, "proplet id")
+        if self.mqtt_only:
+            self._check_mqtt_only()
         if self.slots < 1:
             raise BadInput(f"slots is {self.slots}; a proplet needs at least 1")
         if self.call_workers < 1:
@@ -84,3 +88,18 @@ class PropletSettings:
             raise BadInput(f"metrics_s is {self.metrics_s}; it must be positive, or 0 for never")
         if self.heartbeat_s <= 0:
             raise BadInput(f"heartbeat_s is {self.heartbeat_s}; it must be positive")
+
+    def _check_mqtt_only(self) -> None:
+        """Refuse settings that would have no effect."""
+        urls = self.urls
+        given = {
+            "service URLs": any((urls.manager, urls.coordinator, urls.model_registry, urls.data_store)),
+            "allowed_origins": bool(self.allowed_origins),
+            "insecure_registries": bool(self.insecure_registries),
+            "registry_auth": self.registry_auth is not None,
+        }
+        if wrong := [name for name, said in given.items() if said]:
+            raise BadInput(
+                f"mqtt_only: this proplet speaks no HTTP; leave out {', '.join(wrong)}, or mqtt_only",
+                code="bad_setting",
+            )

@@ -17,21 +17,22 @@ from propeller.ports import BusSession, GuestLimits, Message
 from propeller.proplet import events as e
 from propeller.proplet.account import Account
 from propeller.proplet.agent import Agent
+from propeller.proplet.assembly import Means, Voice, assemble, build_monitor
 from propeller.proplet.bell import Bell
 from propeller.proplet.counters import Counters
-from propeller.proplet.data import LocalData
+from propeller.proplet.data import OwnData
+from propeller.proplet.delivery import Verdicts
+from propeller.proplet.ear import Ear
 from propeller.proplet.functions import Functions
 from propeller.proplet.inbound import read
-from propeller.proplet.job import Fetched, Supply
-from propeller.proplet.monitor import Monitor
-from propeller.proplet.observe import Observer
+from propeller.proplet.job import Fetched
 from propeller.proplet.outbox import Outbox
+from propeller.proplet.parcel import Sizes
 from propeller.proplet.place import Identity, Offer, PropletPorts
 from propeller.proplet.records import Outcome
 from propeller.proplet.saving import Aftermath, Saver
 from propeller.proplet.services import Services
-from propeller.proplet.update import Courier, Verdicts
-from propeller.proplet.work import Bench, deliver_update, run_guest
+from propeller.proplet.work import deliver_update, run_guest
 from propeller.wire import codec
 from propeller.wire.messages import (
     Alive,
@@ -63,10 +64,18 @@ class Proplet:
         ports: PropletPorts,
         *,
         services: Services,
-        data: LocalData | None = None,
+        data: OwnData | None = None,
         guest_limits: GuestLimits | None = None,
         offer: Offer | None = None,
+        sizes: Sizes | None = None,
     ) -> None:
+        means = Means(
+            services=services,
+            data=data,
+            guest_limits=guest_limits or GuestLimits(),
+            offer=offer or Offer(),
+            sizes=sizes or Sizes(),
+        )
         self.counters = Counters()
         self._account = Account(ports.log, self.counters)
         self._me = identity
@@ -74,14 +83,24 @@ class Proplet:
         self._boot = new_id(ports.random)
         self._agent = Agent(identity.id, slots=identity.slots, heartbeat_s=identity.heartbeat_s)
         self._verdicts = Verdicts()
-        self._monitor = self._build_monitor(offer := offer or Offer())
+        self._ear = Ear(ports.bus, identity.topics)
+        self._monitor = build_monitor(identity, ports, means.offer, self._measured)
         self._functions = Functions(
             identity.id,
             ports.invoker or ports.runtime,
-            workers=offer.call_workers,
+            workers=means.offer.call_workers,
             answer=lambda result: self._publish(FromProplet.INVOKE_RESULTS, codec.encode(result)),
         )
-        self._bench = self._build_bench(services, data, guest_limits or GuestLimits(), offer)
+        self._bench = assemble(
+            identity,
+            ports,
+            means,
+            ear=self._ear,
+            verdicts=self._verdicts,
+            functions=self._functions,
+            monitor=self._monitor,
+            voice=Voice(logged=self._logged, fetched=self._fetched, failed=self._defect),
+        )
         self._inbox: deque[e.Event] = deque()
         self._wake = Bell()
         self._outbox = Outbox(ports.bus, ports.log)
@@ -189,6 +208,8 @@ class Proplet:
         self._put(e.Connected())
 
     async def _on_message(self, message: Message) -> None:
+        if self._ear.hear(message):
+            return
         try:
             inbound = read(message, self._me.topics, self._me.id)
         except PropellerError as error:
@@ -329,58 +350,6 @@ class Proplet:
         elif self._saver.recall(key):
             self._put(_killed(key))
         self._functions.withdraw(key)
-
-    def _build_monitor(self, offer: Offer) -> Monitor | None:
-        if self._ports.gauges is None:
-            return None
-        return Monitor(
-            self._me.id,
-            self._me.namespace,
-            self._ports.gauges,
-            interval_s=offer.metrics_s,
-            clock=self._ports.clock,
-            send=self._measured,
-        )
-
-    def _build_bench(
-        self, services: Services, data: LocalData | None, guest_limits: GuestLimits, offer: Offer
-    ) -> Bench:
-        ports, me = self._ports, self._me
-        supply = Supply(
-            proplet_id=me.id,
-            http=ports.http,
-            images=ports.images,
-            services=services,
-            data=data,
-            limits=guest_limits,
-            offload=ports.offload,
-            folders=offer.folders,
-            modules=ports.modules,
-            by_broker=ports.by_broker,
-            workspace=ports.workspace,
-            pack=ports.pack,
-        )
-        courier = Courier(
-            proplet_id=me.id,
-            http=ports.http,
-            bus=ports.bus,
-            topics=me.topics,
-            services=services,
-            verdicts=self._verdicts,
-            workspace=ports.workspace,
-        )
-        return Bench(
-            supply=supply,
-            courier=courier,
-            runtime=ports.runtime,
-            clock=ports.clock,
-            random=ports.random,
-            offload=ports.offload,
-            functions=self._functions,
-            observe=Observer(clock=ports.clock, send=self._logged, monitor=self._monitor).watching,
-            fetched=self._fetched,
-            failed=self._defect,
-        )
 
     # --- accounts --------------------------------------------------------------------------------------
 

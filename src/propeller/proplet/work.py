@@ -14,6 +14,7 @@ from propeller import limits
 from propeller.errors import Bug, CallerError, PropellerError
 from propeller.fl.update_format import JSON, WHOLE, parse_format
 from propeller.ports import Clock, GuestDone, GuestFailed, GuestJob, Runtime
+from propeller.proplet.delivery import DELIVERY_LEAST_S, Courier, deliver
 from propeller.proplet.events import GuestEnded, GuestStarted, Serving, UpdateMade
 from propeller.proplet.failure import AttemptFailed, of_failure, of_guest, usage_of
 from propeller.proplet.functions import Functions
@@ -23,7 +24,7 @@ from propeller.proplet.offload import Offload
 from propeller.proplet.packing import PackOrder
 from propeller.proplet.records import Held, show
 from propeller.proplet.services import Patience
-from propeller.proplet.update import DELIVERY_LEAST_S, TENSORS, Courier, deliver, make_update, pack_order
+from propeller.proplet.update import TENSORS, make_update, pack_order
 from propeller.wire.messages import AttemptKey, Start
 
 

@@ -27,6 +27,8 @@ async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> Non
     metrics = RoleMetrics(ROLE)
     topics = topics_of(settings.mqtt.identity)
     make_private(settings.directory)
+    pieces = FileBlobs(settings.directory / "piece-blobs")
+    await pieces.clear_unfinished()
     async with (
         _database(settings, topics.base) as opened,
         http_client() as http,
@@ -36,6 +38,7 @@ async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> Non
             settings=settings_of(settings),
             store=SqlCoordinatorStore(opened),
             blobs=FileBlobs(settings.directory / "blobs"),
+            pieces=pieces,
             bus=bus_of(settings.mqtt),
             http=http,
             clock=SystemClock(),

@@ -44,6 +44,12 @@ def of_device(told: Told) -> PropletSettings:
     layers = told.layers("proplet")
     identity, services = _identity(told, layers), find_services(told)
     home = data_dir(layers.path("data_dir"), told.env).root / "proplets" / identity.client_id
+    mqtt_only = layers.switch("mqtt_only", ("PROPLET_MQTT_ONLY",), default=False)
+    http = layers
+    if mqtt_only:
+        # What is said of the whole system is left aside; what is said to this proplet is refused.
+        services = Services(mqtt_address=services.mqtt_address)
+        http = Layers("proplet", flags=told.flags, file=told.document())
     metrics_port = layers.port("metrics_port", ("PROPLET_METRICS_PORT",), default=HEALTH_PORT)
     return PropletSettings(
         id=identity.client_id,
@@ -58,28 +64,29 @@ def of_device(told: Told) -> PropletSettings:
         spool=layers.path("spool", ("PROPLET_SPOOL",)) or home / "spool",
         cache=layers.path("cache", ("PROPLET_CACHE",)) or home.parent.parent / "cache",
         data=layers.path("data", ("PROPLET_DATA",)),
+        mqtt_only=mqtt_only,
         urls=ServiceUrls(
-            manager=layers.text("manager_url", ("MANAGER_URL",), default=services.manager_url),
-            coordinator=layers.text(
+            manager=http.text("manager_url", ("MANAGER_URL",), default=services.manager_url),
+            coordinator=http.text(
                 "coordinator_url",
                 ("MANAGER_COORDINATOR_URL", "COORDINATOR_URL"),
                 default=services.coordinator_url,
             ),
-            model_registry=layers.text(
+            model_registry=http.text(
                 "model_registry_url", ("MODEL_REGISTRY_URL",), default=services.model_registry_url
             ),
-            data_store=layers.text("data_store_url", ("DATA_STORE_URL",), default=services.data_store_url),
+            data_store=http.text("data_store_url", ("DATA_STORE_URL",), default=services.data_store_url),
         ),
         allowed_origins=(
-            *layers.listed("allowed_origins", ("PROPLET_ALLOWED_ORIGINS",)),
+            *http.listed("allowed_origins", ("PROPLET_ALLOWED_ORIGINS",)),
             *_other_spellings(services),
         ),
-        insecure_registries=layers.listed(
+        insecure_registries=http.listed(
             "insecure_registries",
             ("PROPLET_INSECURE_REGISTRIES",),
             default=(services.registry,) if services.registry else (),
         ),
-        registry_auth=layers.path("registry_auth", AUTH_FILE),
+        registry_auth=http.path("registry_auth", AUTH_FILE),
         modules_by=_modules_by(layers),
         image_cache_bytes=layers.whole(
             "image_cache_bytes", ("PROPLET_IMAGE_CACHE_BYTES",), default=limits.IMAGE_CACHE_BYTES

@@ -50,7 +50,9 @@ class ControlTopic:
 class RoundTopic:
     """A parsed FL round topic: `start` and `next` name no round, the others do."""
 
-    kind: Literal["start", "next", "launched", "complete", "closed", "updates", "verdicts"]
+    kind: Literal[
+        "start", "next", "launched", "complete", "closed", "updates", "manifests", "pieces", "verdicts"
+    ]
     round_id: str = ""
     participant: str = ""
     root: bool = False
@@ -121,6 +123,8 @@ class Topics:
             f"{self.base}/fl/rounds/+/launched",
             f"{self.base}/fl/rounds/+/closed",
             f"{self.base}/fl/rounds/+/updates/+",
+            f"{self.base}/fl/rounds/+/manifests/+",
+            f"{self.base}/fl/rounds/+/pieces/+",
             "fl/rounds/+/updates/+",
             self.forwarded_updates(),
             self.model_wishes(),
@@ -143,11 +147,19 @@ class Topics:
         return f"{self.base}/fl/models/publish"
 
     def model_wishes(self) -> str:
-        """Asks for a piece of a model (device → coordinator)."""
+        """Asks for a piece of a model, or for its manifest (device → coordinator)."""
         return f"{self.base}/fl/models/wishes"
 
-    def model_chunk(self, uri: str, chunk: int) -> str:
-        """That piece, as bytes (coordinator → anyone)."""
+    def model_manifest(self, uri: str) -> str:
+        """The manifest of a model of any size, for who asked (coordinator → anyone)."""
+        return f"{self.base}/{uri}/manifest"
+
+    def models(self) -> str:
+        """What every topic of models begins with."""
+        return f"{self.base}/fl/models/"
+
+    def model_chunk(self, uri: str, chunk: int | Literal["+", ""]) -> str:
+        """That piece, as bytes (coordinator → anyone); or the filter of all, or what they begin with."""
         return f"{self.base}/{uri}/chunks/{chunk}"
 
     def forwarded_updates(self) -> str:
@@ -179,6 +191,14 @@ class Topics:
         """An update by MQTT (proplet → coordinator); the last level is the participant's identity."""
         return f"{self.base}/fl/rounds/{round_id}/updates/{participant}"
 
+    def round_manifest(self, round_id: str, participant: str) -> str:
+        """An update that comes in pieces: what they are (proplet → coordinator)."""
+        return f"{self.base}/fl/rounds/{round_id}/manifests/{participant}"
+
+    def round_pieces(self, round_id: str, participant: str) -> str:
+        """One of these pieces, as bytes (proplet → coordinator)."""
+        return f"{self.base}/fl/rounds/{round_id}/pieces/{participant}"
+
     def round_verdict(self, round_id: str, participant: str) -> str:
         """The coordinator's answer to an update that came by MQTT."""
         return f"{self.base}/fl/rounds/{round_id}/verdicts/{participant}"
@@ -198,5 +218,7 @@ class Topics:
                 return RoundTopic(kind, round_id, root=root)
             case ["fl", "rounds", round_id, ("updates" | "verdicts") as kind, participant]:
                 return RoundTopic(kind, round_id, participant, root=root)
+            case ["fl", "rounds", round_id, ("manifests" | "pieces") as kind, participant] if not root:
+                return RoundTopic(kind, round_id, participant)
             case _:
                 return None

@@ -21,6 +21,7 @@ async def build(
     settings: CoordinatorSettings,
     store: CoordinatorStore,
     blobs: BlobFiles,
+    pieces: BlobFiles,
     bus: Bus,
     http: HttpStreams,
     clock: Clock,
@@ -30,6 +31,7 @@ async def build(
 ) -> tuple[Coordinator, Litestar]:
     """The loaded coordinator and its application. Run `Coordinator.run()` beside serving the application.
 
+    `pieces` is a store that nothing else uses.
     `offload`: a `SizedOffload` in production, `inline` in a simulated world.
     """
     counted = metrics or RoleMetrics(ROLE)
@@ -37,6 +39,7 @@ async def build(
         settings=settings,
         store=store,
         blobs=blobs,
+        pieces=pieces,
         bus=bus,
         http=http,
         clock=clock,

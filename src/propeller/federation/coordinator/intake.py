@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from propeller import limits
-from propeller.errors import BadInput, CallerError, Conflict, Denied, NotFound, PeerUnavailable
+from propeller.errors import BadInput, Bug, CallerError, Conflict, Denied, NotFound, PeerUnavailable
 from propeller.federation.coordinator import late
 from propeller.federation.coordinator.engine import Engine
 from propeller.federation.coordinator.live import Batch, Place
@@ -35,8 +35,9 @@ from propeller.fl.strategies.registry import strategy
 from propeller.fl.tensors import Tensors
 from propeller.fl.token import verify_token
 from propeller.fl.update import Draft, Terms, Update
+from propeller.fl.update_format import JSON
 from propeller.ports import BlobFiles, Instant
-from propeller.stores.coordinator import Content, CoordinatorStore
+from propeller.stores.coordinator import Content, CoordinatorStore, UpdateRecord
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,7 +112,7 @@ class Intake:
         except CallerError as error:
             self._refused(place.round_id, draft.participant, error)
             raise
-        stored = await self._stored(update, content)
+        stored = await self._stored(update, content, place.round_id)
         counted = await self._decide(
             lambda batch, now: self._engine.submit(
                 update, size=size, content=stored, trainer=trainer, place=place, batch=batch, now=now
@@ -128,6 +129,40 @@ class Intake:
     def _refused(self, round_id: str, participant: str, error: CallerError) -> None:
         message = error.message[: limits.REASON_CHARS_MAX]
         self._engine.refused(round_id, Refusal(participant=participant, code=error.reason, message=message))
+
+    async def welcome(self, said: Said) -> int:
+        """How much an announced update may weigh (bytes). Raises what `take` would before reading it."""
+        try:
+            self._check_token(said, "", said.sender)
+            live = self._engine.rounds.get(said.round_id)
+            if live is not None and not live.round.too_late(said.participant):
+                updates.check_participant(said, self._terms(live.round))
+                ref, series = live.round.spec.base, said.round_id
+            elif place := self._engine.place(said.round_id, said.participant):
+                ref, series = place.origin.base, place.round_id
+            else:
+                return await self._repeated(said)
+        except CallerError as error:
+            self._refused(said.round_id, said.participant, error)
+            raise
+        if said.form.name == JSON:
+            return limits.UPDATE_BYTES_MAX
+        like = strategy(self._strategy_of(series)).expects((await self._peers.base(ref)).tensors)
+        return _most(_room(like))
+
+    async def _repeated(self, said: Said) -> int:
+        """The size of an update that counts already, of a round that has ended; raises what it is told."""
+        if known := await self._counted(said):
+            return max(known.bytes, limits.UPDATE_BYTES_MAX)
+        await self._after_the_end(said)
+        raise Bug(f"{named(said)} counts, and does not")
+
+    async def _counted(self, said: Said) -> UpdateRecord | None:
+        """The sender's update of that round, if one counts: there, or late in a later one."""
+        for known in await self._store.updates(said.round_id):
+            if known.accepted.participant == said.participant:
+                return known
+        return await self._store.late_update(said.round_id, said.participant)
 
     async def take_file(self, pieces: AsyncIterator[bytes], said: Said) -> Answer:
         """The same of an update that is a safetensors file: it goes to disk as it comes, and is read there.
@@ -183,14 +218,14 @@ class Intake:
         """A file for a round that is not live: read only if it may count later, or be a repetition."""
         if place := self._engine.place(said.round_id, said.participant):
             return await self._filed_in_place(pieces, said, place)
-        known = {one.accepted.participant: one for one in await self._store.updates(said.round_id)}
-        if said.participant not in known:
+        known = await self._counted(said)
+        if known is None:
             return await self._after_the_end(said)
         record = await self._store.round(said.round_id)
         series = await self._store.experiment(record.spec.series) if record is not None else None
         if record is None or series is None:
             return await self._after_the_end(said)
-        _, digest = await self._written(pieces, known[said.participant].bytes)
+        _, digest = await self._written(pieces, known.bytes)
         digest = await self._unpacked(digest, said, record.spec.base, series.experiment.spec.strategy)
         try:
             return await self._after_the_end(
@@ -215,8 +250,7 @@ class Intake:
 
     async def _written(self, pieces: AsyncIterator[bytes], wanted: int) -> tuple[int, str]:
         """Size and digest of a file that came whole; `wanted` is what its data should weigh, in bytes."""
-        most = min(wanted + limits.TENSOR_HEADER_BYTES_MAX, limits.MODEL_FILE_BYTES_MAX)
-        async with self._blobs.open_writer(most) as writer:
+        async with self._blobs.open_writer(_most(wanted)) as writer:
             async for piece in pieces:
                 await writer.write(piece)
             size, digest = writer.size, await writer.commit()
@@ -282,8 +316,9 @@ class Intake:
             base_hash=spec.base_hash,
         )
 
-    async def _stored(self, update: Update, content: bytes) -> Content:
-        live = self._engine.rounds.get(update.round_id)
+    async def _stored(self, update: Update, content: bytes, round_id: str = "") -> Content:
+        """Where the tensors of an update are kept that counts in `round_id`, or in its own round."""
+        live = self._engine.rounds.get(round_id or update.round_id)
         hopeless = live is None or live.round.over or update.participant in live.round.accepted
         if hopeless or len(content) <= limits.BLOB_INLINE_BYTES_MAX:
             return Content(inline=content)
@@ -327,6 +362,11 @@ def _again(round_id: str) -> PeerUnavailable:
 def _room(like: Tensors) -> int:
     """What the data of an update may weigh in any format: an index and a value for every element, at most."""
     return max(like.bytes, 12 * like.elements) + 4 * len(like)
+
+
+def _most(wanted: int) -> int:
+    """What a file may weigh whose data should weigh `wanted`."""
+    return min(wanted + limits.TENSOR_HEADER_BYTES_MAX, limits.MODEL_FILE_BYTES_MAX)
 
 
 async def _one(content: bytes) -> AsyncIterator[bytes]:

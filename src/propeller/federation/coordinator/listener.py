@@ -13,6 +13,7 @@ from propeller.federation.coordinator.engine import Engine
 from propeller.federation.coordinator.intake import Decide, Intake
 from propeller.federation.coordinator.reading import Sender
 from propeller.federation.coordinator.settings import CoordinatorSettings
+from propeller.federation.coordinator.uploads import Uploads
 from propeller.ports import Bus, Message
 from propeller.telemetry.logs import about, logger
 from propeller.wire import codec
@@ -33,6 +34,7 @@ class Listener:
         bus: Bus,
         engine: Engine,
         intake: Intake,
+        uploads: Uploads,
         decide: Decide,
         wish: Callable[[bytes], None],
     ) -> None:
@@ -40,16 +42,27 @@ class Listener:
         self._bus = bus
         self._engine = engine
         self._intake = intake
+        self._uploads = uploads
         self._decide = decide
         self._wish = wish
         self._updates: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.UPDATE_INBOX_MAX)
+        self._pieces: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.UPDATE_PIECES_INBOX_MAX)
         self._notes: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.MQTT_INBOX_MESSAGES_MAX)
+        self._queues = {
+            "updates": self._updates,
+            "manifests": self._pieces,
+            "pieces": self._pieces,
+            "launched": self._notes,
+            "closed": self._notes,
+        }
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to work off what is heard."""
         for _ in range(WORKERS):
-            tasks.create_task(self._take_updates())
+            tasks.create_task(self._take_updates(self._updates))
+            tasks.create_task(self._take_updates(self._pieces))
             tasks.create_task(self._take_notes())
+        tasks.create_task(self._uploads.sweep())
 
     async def hear(self, message: Message) -> None:
         """Sort one message into a queue; what means nothing to us is ignored."""
@@ -63,8 +76,8 @@ class Listener:
             topic = RoundTopic("updates", root=True)
         if topic is None or (topic.root and not self._settings.mirror):
             return
-        queue = self._updates if topic.kind == "updates" else self._notes
-        if topic.kind not in {"updates", "launched", "closed"} or (topic.root and topic.kind != "updates"):
+        queue = self._queues.get(topic.kind)
+        if queue is None or (topic.root and topic.kind != "updates"):
             return
         try:
             queue.put_nowait((topic, message.payload))
@@ -91,21 +104,26 @@ class Listener:
             lambda batch, now: self._engine.launched(topic.round_id, refused, batch=batch, now=now)
         )
 
-    async def _take_updates(self) -> None:
+    async def _take_updates(self, queue: "asyncio.Queue[tuple[RoundTopic, bytes]]") -> None:
         while True:
-            topic, payload = await self._updates.get()
+            topic, payload = await queue.get()
             with about(round_id=topic.round_id):
                 verdict = await self._verdict(topic, payload)
-                if not topic.root:
+                if verdict is not None and not topic.root:
                     answer = self._settings.topics.round_verdict(topic.round_id, topic.participant)
                     await self._bus.publish(Message(answer, codec.encode(verdict)))
 
-    async def _verdict(self, topic: RoundTopic, payload: bytes) -> Verdict:
+    async def _verdict(self, topic: RoundTopic, payload: bytes) -> Verdict | None:
+        """What the sender is told; None if it hears later."""
         # The broker ties the last level of our own topics to the publisher; root topics anyone may use.
         sender = Sender(round_id=topic.round_id, participant=topic.participant, proven=not topic.root)
         try:
             if len(payload) > limits.MQTT_MESSAGE_BYTES_MAX:
                 return _refusal(topic, 413, "the message is over the limit", "too_large")
+            if topic.kind == "manifests":
+                return await self._uploads.announced(payload, sender)
+            if topic.kind == "pieces":
+                return await self._uploads.arrived(payload, sender)
             await self._intake.take(payload, "json", sender)
         except PropellerError as error:
             if not isinstance(error, CallerError):

@@ -34,7 +34,8 @@ class ModelTopics:
         self._offload = offload
         self._wanted: OrderedDict[ModelRef, bool] = OrderedDict()
         self._shown: OrderedDict[ModelRef, None] = OrderedDict()
-        self._wishes: asyncio.Queue[ModelWish] = asyncio.Queue(limits.MODEL_WISHES_MAX)
+        self._wishes: OrderedDict[ModelWish, None] = OrderedDict()
+        self._wished = asyncio.Event()
         self._wake = asyncio.Event()
 
     def show(self, ref: ModelRef, *, new: bool = False) -> None:
@@ -44,11 +45,21 @@ class ModelTopics:
             self._wake.set()
 
     def hear(self, payload: bytes) -> None:
-        """Take a wish for a piece of a model; one too many is dropped, and its sender asks again."""
+        """Take a wish for a model; one too many is dropped, and its sender asks again.
+
+        What several devices wish for while it waits is said once: they all hear it.
+        """
         try:
-            self._wishes.put_nowait(codec.decode(ModelWish, payload, what="a wish for a model"))
-        except (asyncio.QueueFull, CallerError) as error:
+            wish = codec.decode(ModelWish, payload, what="a wish for a model")
+            parse_model_ref(wish.model_uri, "model_uri")
+        except CallerError as error:
             logger().warning("wish for a model dropped", error=str(error))
+            return
+        if len(self._wishes) < limits.MODEL_WISHES_MAX:
+            self._wishes[wish] = None
+            self._wished.set()
+        else:
+            logger().warning("wish for a model dropped", error="too many wait")
 
     def again(self) -> None:
         """There is a new connection, perhaps to a broker that forgot everything it had retained."""
@@ -90,14 +101,18 @@ class ModelTopics:
                 self._shown.popitem(last=False)
         return True
 
-    async def _publish(self, ref: ModelRef, *, new: bool) -> bool:
+    async def _payload(self, ref: ModelRef) -> bytes:
+        """What stands on the version's topic: the model, or if it is large its manifest."""
         base = await self._peers.base(ref)
         if base.large or base.tensors.elements > limits.MODEL_TOPIC_BYTES_MAX // 2:
             content = None
         else:
             content = await self._offload(shown, base.tensors, ref.version)
         small = content is not None and len(content) <= limits.MODEL_TOPIC_BYTES_MAX
-        payload = content if content is not None and small else codec.encode(await self._manifest(ref))
+        return content if content is not None and small else codec.encode(await self._manifest(ref))
+
+    async def _publish(self, ref: ModelRef, *, new: bool) -> bool:
+        payload = await self._payload(ref)
         topics = [self._topics.model(ref.uri)]
         if self._mirror:
             topics.append(ref.uri)
@@ -130,7 +145,10 @@ class ModelTopics:
 
     async def _answer_all(self) -> None:
         while True:
-            wish = await self._wishes.get()
+            self._wished.clear()
+            if not self._wishes:
+                await self._wished.wait()
+            wish, _ = self._wishes.popitem(last=False)
             try:
                 await self._answer(wish)
             except PropellerError as error:
@@ -138,7 +156,17 @@ class ModelTopics:
 
     async def _answer(self, wish: ModelWish) -> None:
         ref = parse_model_ref(wish.model_uri, "model_uri")
+        if wish.chunk is None and not wish.as_file:
+            # Not retained: it may be older than what is kept, and the broker's room is bounded.
+            await self._bus.publish(Message(self._topics.model(ref.uri), await self._payload(ref)))
+            return
         size = (await self._peers.base(ref)).file_bytes
+        if not size:
+            raise BadInput(f"{ref.uri} is in a registry that keeps no files")
+        if wish.chunk is None:
+            manifest = codec.encode(await self._manifest(ref))
+            await self._bus.publish(Message(self._topics.model_manifest(ref.uri), manifest))
+            return
         begin = wish.chunk * limits.MODEL_CHUNK_BYTES
         if begin >= size:
             raise BadInput(f"{ref.uri} has no piece {wish.chunk}")

@@ -24,6 +24,7 @@ from propeller.federation.coordinator.model_topics import ModelTopics
 from propeller.federation.coordinator.outbox import Outbox
 from propeller.federation.coordinator.peers import Made, Peers
 from propeller.federation.coordinator.settings import CoordinatorSettings
+from propeller.federation.coordinator.uploads import Uploads
 from propeller.federation.offload import Offload
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.round import RoundState
@@ -62,6 +63,7 @@ class Coordinator:
         settings: CoordinatorSettings,
         store: CoordinatorStore,
         blobs: BlobFiles,
+        pieces: BlobFiles,
         bus: Bus,
         http: HttpStreams,
         clock: Clock,
@@ -108,6 +110,7 @@ class Coordinator:
             bus=bus,
             engine=self.engine,
             intake=self.intake,
+            uploads=Uploads(pieces=pieces, intake=self.intake, clock=clock),
             decide=self.decide,
             wish=self._models.hear,
         )

@@ -12,8 +12,10 @@ from random import Random
 from typing import Any
 
 from propeller.errors import NotFound, PeerUnavailable
+from propeller.fl.split import Part
 from propeller.limits import GUEST_WALL_S_MAX
 from propeller.ports import GuestDone, GuestFailed, GuestJob, ImageModule
+from propeller.proplet.data import Row, as_document
 
 MAGIC = b"\0asm\1\0\0\0"
 """Every module begins with it, so that the manager's check holds in a world too."""
@@ -59,6 +61,22 @@ class VirtualRuntime:
 
     async def close(self) -> None:
         """See `ports.Runtime`."""
+
+
+def rows_of(number: int) -> list[Row]:
+    """The data set of the device of that number: each has its own, of another size."""
+    return [Row([at / 7.0, (at * number) % 5 / 5.0, at % 3 / 3.0], at % 2) for at in range(4 + number)]
+
+
+class VirtualData:
+    """The rows that a device of a world keeps itself: `proplet.data.OwnData`."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def document(self, proplet_id: str, part: Part | None = None) -> bytes:
+        """See `OwnData`."""
+        return as_document(proplet_id, self._rows, part)
 
 
 class VirtualImages:

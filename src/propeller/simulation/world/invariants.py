@@ -13,6 +13,7 @@ from propeller.fl.tensors import from_safetensors
 from propeller.manager.flowstate import load
 from propeller.simulation.world.day import Day
 from propeller.simulation.world.errands import SPECIAL
+from propeller.simulation.world.training import check_training
 from propeller.simulation.world.witness import present, require
 from propeller.simulation.world.world import COORDINATOR, World
 
@@ -138,7 +139,7 @@ async def check_rounds(world: World) -> None:
         participants = [update.accepted.participant for update in updates]
         once = len(participants) == len(set(participants)) == record.num_updates
         require(once, "a participant counts once in a round", (record, participants))
-        ours = set(participants) <= set(record.participants)
+        ours = set(participants) <= {*record.participants, *record.spec.carried}
         require(ours, "only participants count", (record, participants))
         kept = not any(word in record.reason for word in ("missing_model", "deleted", "has no version"))
         require(kept, "nothing that a round needs is deleted", record)
@@ -178,3 +179,4 @@ async def check_all(world: World, day: Day) -> None:
     check_calls(day)
     await check_flows(world)
     await check_rounds(world)
+    await check_training(world)

@@ -54,7 +54,7 @@ async def whole_day(world: World) -> tuple[str, ...]:
 @cache
 def calm_models() -> tuple[str, ...]:
     """The models of a day without faults: what every other day must come to."""
-    return run_world(0, whole_day, climate=CALM, chronicle=Chronicle())
+    return run_world(0, whole_day, climate=CALM, chronicle=Chronicle(), lonely=True)
 
 
 def live(seed: int, chronicle: Chronicle | None = None) -> Lived:
@@ -64,7 +64,7 @@ def live(seed: int, chronicle: Chronicle | None = None) -> Lived:
     invariant = told = ""
     try:
         expected = calm_models()
-        models = run_world(seed, whole_day, climate=Climate(), chronicle=kept)
+        models = run_world(seed, whole_day, climate=Climate(), chronicle=kept, lonely=True)
         require(models == expected, "the models are those of a calm day", (models, expected))
         require(not kept.bugs, "no role meets a mistake of ours", "; ".join(map(str, kept.bugs)))
     except Exception as group:  # noqa: BLE001 - a seed's verdict is whatever became of it

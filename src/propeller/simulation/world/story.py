@@ -7,20 +7,21 @@ import msgspec
 
 from propeller.simulation.world import errands
 from propeller.simulation.world.day import RETRY_S, Client, Day
-from propeller.simulation.world.guests import LOOP, TRAINER, TRAINER_IMAGE, TRAP
+from propeller.simulation.world.guests import LOOP, TRAINER, TRAINER_IMAGE, TRAP, rows_of
+from propeller.simulation.world.training import TRAINING
 from propeller.simulation.world.witness import Broken
 from propeller.simulation.world.world import COORDINATOR, DATA_STORE, MANAGER, World
 
 CALM_DOWN_S = 4 * 3600.0
 """Virtual time after which everything must have ended."""
 ROUNDS = 3
-_ERRANDS = 5
+_ERRANDS = 4
 """How many of the errands a day has, beside training and a few plain tasks."""
 _FIRST_S = 1.0
 
 
 async def mixed_day(world: World) -> Day:
-    """A training experiment, a round by hand, plain tasks, and some of the errands, drawn from the seed."""
+    """A training experiment, a round by hand, plain tasks, some of the errands and another experiment."""
     client = Client(world, Day())
     random = Random(f"{world.seed}/story")  # noqa: S311 - it must replay
     chosen = random.sample(errands.ERRANDS, _ERRANDS)
@@ -32,7 +33,7 @@ async def mixed_day(world: World) -> Day:
                 group.create_task(_manual_round(client, world.proplet_ids[0]))
                 for kind in ("echo", "trap", "loop"):
                     group.create_task(_task(client, kind, world, random))
-                for errand in chosen:
+                for errand in (*chosen, random.choice(TRAINING)):
                     group.create_task(_errand(errand, client, world))
     except TimeoutError as error:
         raise Broken("every day ends", _left(world)) from error
@@ -49,10 +50,8 @@ async def _errand(errand: errands.Errand, client: Client, world: World) -> None:
 async def _prepare(world: World, client: Client) -> None:
     await asyncio.sleep(_FIRST_S)
     for number, name in enumerate(world.proplet_ids):
-        rows = [
-            {"x": [at / 7.0, (at * number) % 5 / 5.0, at % 3 / 3.0], "y": at % 2} for at in range(4 + number)
-        ]
-        await client.ask("POST", f"{DATA_STORE}/datasets/{name}", {"data": rows})
+        if name != world.broker_only:
+            await client.ask("POST", f"{DATA_STORE}/datasets/{name}", {"data": rows_of(number)})
     while True:
         answer = await client.ask("GET", f"{MANAGER}/proplets")
         if msgspec.json.decode(answer.body)["total"] >= len(world.proplet_ids):

@@ -28,6 +28,7 @@ from propeller.manager.app import Manager
 from propeller.manager.config import ManagerConfig
 from propeller.ports import Bus, Images
 from propeller.proplet.offload import at_once
+from propeller.proplet.parcel import Sizes
 from propeller.proplet.pieces import ByBroker
 from propeller.proplet.place import Identity, PropletPorts
 from propeller.proplet.services import Services
@@ -35,9 +36,10 @@ from propeller.proplet.settings import ServiceUrls
 from propeller.proplet.shell import Proplet
 from propeller.proplet.spool import MemorySpool
 from propeller.simulation.world.chronicle import ROLES, Chronicle
-from propeller.simulation.world.guests import VirtualImages, VirtualRuntime
+from propeller.simulation.world.guests import VirtualData, VirtualImages, VirtualRuntime, rows_of
 from propeller.simulation.world.loop import VirtualClock, VirtualLoop, run_virtual
 from propeller.simulation.world.node import Brittle, Node
+from propeller.simulation.world.rounds_witness import CoordinatorWitness
 from propeller.simulation.world.weather import CALM, Climate, Weather
 from propeller.simulation.world.witness import Witness
 from propeller.storage.coordinator_memory import MemoryCoordinatorStore
@@ -65,6 +67,8 @@ _TIDY = Retention(models=_SHORT, updates=_SHORT, runs=_SHORT, events=_SHORT, met
 """What a sweep leaves; nobody sweeps unless an errand asks for it."""
 _ROUTES: Parsed = {}
 """The applications of this process; its worlds follow one another."""
+_SIZES = Sizes(message=160, piece=64)
+"""So small that every update by MQTT comes in pieces."""
 _COMMIT_DEATH = 0.01
 """Chance that a commit is the moment of a crash, while the storm lasts."""
 
@@ -73,7 +77,14 @@ class World:
     """A running world. Make one with `running`; `nodes` can be crashed and started by name."""
 
     def __init__(
-        self, seed: int, loop: VirtualLoop, *, proplets: int, climate: Climate, chronicle: Chronicle
+        self,
+        seed: int,
+        loop: VirtualLoop,
+        *,
+        proplets: int,
+        climate: Climate,
+        chronicle: Chronicle,
+        lonely: bool = False,
     ) -> None:
         self.seed = seed
         self.clock = VirtualClock(loop)
@@ -81,6 +92,8 @@ class World:
         chronicle.clock = loop.time
         self.witness = Witness()
         """Watches what the manager commits."""
+        self.rounds = CoordinatorWitness()
+        """Watches what the coordinator commits."""
         self.weather = Weather(
             climate, self._random("weather"), lambda what: chronicle.fault("network", what)
         )
@@ -95,7 +108,7 @@ class World:
         self.manager_store = MemoryManagerStore(self.clock)
         self.manager_blobs = MemoryBlobs()
         self.coordinator_store = MemoryCoordinatorStore()
-        self.coordinator_blobs = MemoryBlobs()
+        self.coordinator_blobs, self.coordinator_pieces = MemoryBlobs(), MemoryBlobs()
         self.models = MemoryModelStore()
         oci = RegistryApp(MemoryBlobs(), MemoryIndex(), self.clock, self._random("oci"))
         self.http.register(f"http://{OCI}", oci)
@@ -104,6 +117,8 @@ class World:
         self.proplet_ids = [f"proplet-{number}" for number in range(1, proplets + 1)]
         self.by_broker: set[str] = set()
         """Proplets that take their modules by the broker, from their next start on."""
+        self.broker_only = self.proplet_ids[-1] if lonely else ""
+        """This one, if any, reaches nothing but the broker; its data set is its own."""
         self.spools = {name: MemorySpool() for name in self.proplet_ids}
         self.nodes = {node.name: node for node in self._make_nodes()}
         self.manager: Manager | None = None
@@ -216,8 +231,14 @@ class World:
                 token_secret=_SECRET,
                 retention=_TIDY,
             ),
-            store=Brittle(self.coordinator_store, self._dies("coordinator"), self._no_room("coordinator")),
+            store=Brittle(
+                self.coordinator_store,
+                self._dies("coordinator"),
+                self._no_room("coordinator"),
+                self.rounds.saw,
+            ),
             blobs=self.coordinator_blobs,
+            pieces=self.coordinator_pieces,
             bus=MemoryBus(self.broker, "coordinator", random=self._random(f"coordinator bus {boot}")),
             http=self.http,
             clock=self.clock,
@@ -257,14 +278,15 @@ class World:
         async def live() -> None:
             boot = self.nodes[name].crashes
             bus: Bus = MemoryBus(self.broker, name, random=self._random(f"{name} bus {boot}"))
-            images: Images = self.images
-            if name in self.by_broker:
+            alone = name == self.broker_only
+            images: Images | None = None if alone else self.images
+            if name in self.by_broker and not alone:
                 bus = images = ByBroker(bus, TOPICS, MemoryBlobs(), logger())
             ports = PropletPorts(
                 bus=bus,
-                http=self.http,
+                http=None if alone else self.http,
                 images=images,
-                by_broker=name in self.by_broker,
+                by_broker=name in self.by_broker and not alone,
                 runtime=VirtualRuntime(self._random(f"{name} runtime {boot}")),
                 spool=self.spools[name],
                 clock=self.clock,
@@ -273,7 +295,9 @@ class World:
                 log=logger(),
             )
             identity = Identity(id=name, topics=TOPICS, heartbeat_s=_HEARTBEAT_S)
-            await Proplet(identity, ports, services=Services(_URLS)).run()
+            services = Services(ServiceUrls() if alone else _URLS)
+            data = VirtualData(rows_of(self.proplet_ids.index(name))) if alone else None
+            await Proplet(identity, ports, services=services, data=data, sizes=_SIZES).run()
 
         return live
 
@@ -353,16 +377,18 @@ def run_world(
     proplets: int = 3,
     climate: Climate = CALM,
     chronicle: Chronicle | None = None,
+    lonely: bool = False,
 ) -> T:
     """Make the world of `seed`, live `story` in it, and return what the story returns.
 
-    With a chronicle, what happens and what the roles log goes there.
+    With a chronicle, what happens and what the roles log goes there. `lonely`: the last proplet has no HTTP.
     Raises `Bug` if a node dies by itself, and what the story raises.
     """
     loop = VirtualLoop()
 
     async def main() -> T:
-        world = World(seed, loop, proplets=proplets, climate=climate, chronicle=chronicle or Chronicle())
+        told = chronicle or Chronicle()
+        world = World(seed, loop, proplets=proplets, climate=climate, chronicle=told, lonely=lonely)
         async with world.running():
             return await story(world)
 
