@@ -160,6 +160,23 @@ HANDLE = {
 }
 
 
+def test_a_start_that_the_coordinator_refuses_leaves_the_task_as_it_was():
+    """An unknown strategy: the start says so; the task stands for no experiment, and starts once mended."""
+
+    async def story(api: Api):
+        await with_data(api, "proplet-1", "proplet-2", "proplet-3")
+        await api.good("POST", "/tasks", {**HANDLE, "fl": {**HANDLE["fl"], "algorithm": "magic"}})
+        status, error = await api.ask("POST", "/tasks/job/start")
+        assert (status, "magic" in error["error"]) == (400, True), error
+        task = await api.good("GET", "/tasks/job")
+        assert (task["state"], task.get("reason", ""), task.get("experiment_id", "")) == (0, "", "")
+        await api.good("PUT", "/tasks/job", HANDLE)
+        await api.good("POST", "/tasks/job/start")
+        assert (await api.ended("job", run=1))["experiment_id"] == "job"
+
+    in_world(story)
+
+
 def test_a_federated_task_is_a_handle_on_an_experiment():
     """Its state mirrors the experiment's; each start is another one; clients per round are enforced."""
 

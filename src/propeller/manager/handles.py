@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from propeller.core.task import Task, TaskState
-from propeller.errors import BadInput, Conflict, PropellerError, Unsupported
+from propeller.errors import BadInput, CallerError, Conflict, PeerRefused, PropellerError, Unsupported
 from propeller.manager.api.views import task_view, with_service
 from propeller.manager.coordinator import CoordinatorClient, KnownExperiment
 from propeller.manager.tasks import Tasks
@@ -46,15 +46,22 @@ class Handles:
         known = await coordinator.experiment(task.experiment_id) if task.experiment_id else None
         if known is not None and not known.over:
             raise Conflict(f"task {task_id} is running as {task.experiment_id}", code="running")
+        before = task
         if known is not None or not task.experiment_id:
             task = _started(task)
-            body = codec.encode(experiment_of(task))
-            await self._tasks.change(
-                task_id, lambda now: replace(now, experiment_id=task.experiment_id, starts=task.starts)
-            )
-        else:
-            body = codec.encode(experiment_of(task))
-        await coordinator.register(body)
+        body = codec.encode(experiment_of(task))
+        await self._numbered(task_id, task)
+        try:
+            await coordinator.register(body)
+        except (CallerError, PeerRefused):
+            await self._numbered(task_id, before)
+            raise
+
+    async def _numbered(self, task_id: str, like: Task) -> None:
+        """Keep which experiment the task stands for. One that was refused it stands for no longer."""
+        await self._tasks.change(
+            task_id, lambda now: replace(now, experiment_id=like.experiment_id, starts=like.starts)
+        )
 
     async def stop(self, task_id: str) -> None:
         """End a task's run, or its experiment; without one there is nothing to do."""
