@@ -69,9 +69,6 @@ test: .venv/.stamp-test debian
 # Half a gigabyte of Rust is for the long tier alone.
 test-long: DEBIAN_PACKAGES += rustc libstd-rust-dev-wasm32 lld
 test-long: DEBIAN_PROGRAMS += rust-lld wasm-ld
-# Debian's Rust weighs half a gigabyte: only the long tier builds the trainer in it.
-test-long: DEBIAN_PACKAGES += rustc libstd-rust-dev-wasm32 lld
-test-long: DEBIAN_PROGRAMS += /usr/bin/rustc
 test-long: .venv/.stamp-test debian
 	@$(BIN)/pytest -m long $(ARGS)
 
