@@ -45,6 +45,7 @@ async def coordinator(bus):
         store=MemoryCoordinatorStore(),
         blobs=MemoryBlobs(),
         pieces=MemoryBlobs(),
+        copies=MemoryBlobs(),
         bus=bus,
         http=services.http,
         clock=SystemClock(),

@@ -31,6 +31,7 @@ class World:
         self.services = Services()
         self.http = self.services.http
         self.store, self.blobs, self.pieces = MemoryCoordinatorStore(), MemoryBlobs(), MemoryBlobs()
+        self.copies = MemoryBlobs()
         self.clock = VirtualClock(loop)
         self.broker = MemoryBroker()
         self.said = []
@@ -53,6 +54,7 @@ class World:
             store=self.store,
             blobs=self.blobs,
             pieces=self.pieces,
+            copies=self.copies,
             bus=bus,
             http=self.http,
             clock=self.clock,

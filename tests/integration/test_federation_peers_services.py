@@ -44,7 +44,7 @@ async def peers(request):
             registry_url="http://registry",
             aggregator_url="http://aggregator",
             offload=offload,
-            blobs=MemoryBlobs(),
+            copies=MemoryBlobs(),
         )
         yield services, made
 

@@ -3,7 +3,8 @@
 Databases are copied by SQLite's own online backup, each as it was at one moment; what roles know of each
 other they settle again by themselves, as after a crash. Content-addressed files never change, so they are
 copied before the databases and, as far as they are new, after: no database copied refers to what is not
-there. Left out is what is made again: caches, logs, and the spools of proplets, which are the devices' own.
+there. Left out is what is made again: caches, logs, the coordinator's copies of base models, and the spools
+of proplets, which are the devices' own.
 
 The file is a tar archive, private to its owner as it holds keys; its last member lists every other one's
 SHA-256, so that half a copy, or a damaged one, is never restored.
@@ -37,6 +38,7 @@ _LEFT_OUT = (
     "lock",
     "running.json",
     "manager/images",
+    "*/base-blobs",
     "*/blobs/tmp",
     "*/*-blobs/tmp",
 )

@@ -27,8 +27,11 @@ async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> Non
     metrics = RoleMetrics(ROLE)
     topics = topics_of(settings.mqtt.identity)
     make_private(settings.directory)
-    pieces = FileBlobs(settings.directory / "piece-blobs")
-    await pieces.clear_unfinished()
+    blobs, pieces, copies = (
+        FileBlobs(settings.directory / name) for name in ("blobs", "piece-blobs", "base-blobs")
+    )
+    for one in (blobs, pieces, copies):
+        await one.clear_unfinished()
     async with (
         _database(settings, topics.base) as opened,
         http_client() as http,
@@ -37,8 +40,9 @@ async def run_coordinator(settings: CoordinatorRole, sock: socket.socket) -> Non
         coordinator, app = await build(
             settings=settings_of(settings),
             store=SqlCoordinatorStore(opened),
-            blobs=FileBlobs(settings.directory / "blobs"),
+            blobs=blobs,
             pieces=pieces,
+            copies=copies,
             bus=bus_of(settings.mqtt),
             http=http,
             clock=SystemClock(),

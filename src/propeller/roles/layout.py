@@ -6,7 +6,7 @@
     DATA/update-token.key     the secret that manager and coordinator share (0600)
     DATA/broker/              the broker's credentials; for Mosquitto its configuration
     DATA/manager/             manager.db and inline modules
-    DATA/coordinator/         coordinator.db and updates
+    DATA/coordinator/         coordinator.db, updates, copies of base models
     DATA/model-registry/      registry.db and model versions
     DATA/data-store/          data-store.db and data sets
     DATA/registry/            OCI images

@@ -22,6 +22,7 @@ async def build(
     store: CoordinatorStore,
     blobs: BlobFiles,
     pieces: BlobFiles,
+    copies: BlobFiles,
     bus: Bus,
     http: HttpStreams,
     clock: Clock,
@@ -31,7 +32,8 @@ async def build(
 ) -> tuple[Coordinator, Litestar]:
     """The loaded coordinator and its application. Run `Coordinator.run()` beside serving the application.
 
-    `pieces` is a store that nothing else uses.
+    `blobs` holds the files of updates, `pieces` pieces of them on their way, `copies` copies of base models:
+    three stores, as each deletes what it needs no longer, and the same bytes may be in all of them.
     `offload`: a `SizedOffload` in production, `inline` in a simulated world.
     """
     counted = metrics or RoleMetrics(ROLE)
@@ -40,6 +42,7 @@ async def build(
         store=store,
         blobs=blobs,
         pieces=pieces,
+        copies=copies,
         bus=bus,
         http=http,
         clock=clock,

@@ -3,13 +3,14 @@
 Knows no topics and no routes. What a sender must hear is raised; `Answer` is the good news.
 """
 
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from propeller import limits
 from propeller.errors import BadInput, Bug, CallerError, Conflict, Denied, NotFound, PeerUnavailable
 from propeller.federation.coordinator import late
+from propeller.federation.coordinator.arriving import Arriving
 from propeller.federation.coordinator.engine import Engine
 from propeller.federation.coordinator.live import Batch, Place
 from propeller.federation.coordinator.peers import Peers
@@ -73,8 +74,7 @@ class Intake:
         self._peers = peers
         self._offload = offload
         self._decide = decide
-        self._arriving: Counter[str] = Counter()
-        """Files that are on disk and not yet decided upon, by digest."""
+        self._arriving = Arriving(blobs, store)
 
     async def take(self, raw: bytes, form: Form, sender: Sender) -> Answer:
         """The update in `raw` counts once this returns. Raises `CallerError` with the reason, `PeerError`."""
@@ -91,12 +91,12 @@ class Intake:
         if prepared is None:
             return await self._late_or_never(draft, len(raw), reading.trainer)
         update, content = prepared
-        stored = await self._stored(update, content)
-        counted = await self._decide(
-            lambda batch, now: self._engine.submit(
-                update, size=len(raw), content=stored, trainer=reading.trainer, batch=batch, now=now
+        async with self._stored(update, content) as stored:
+            counted = await self._decide(
+                lambda batch, now: self._engine.submit(
+                    update, size=len(raw), content=stored, trainer=reading.trainer, batch=batch, now=now
+                )
             )
-        )
         if counted is None:
             return await self._late_or_never(draft, len(raw), reading.trainer)
         return "accepted" if counted else "duplicate"
@@ -112,12 +112,12 @@ class Intake:
         except CallerError as error:
             self._refused(place.round_id, draft.participant, error)
             raise
-        stored = await self._stored(update, content, place.round_id)
-        counted = await self._decide(
-            lambda batch, now: self._engine.submit(
-                update, size=size, content=stored, trainer=trainer, place=place, batch=batch, now=now
+        async with self._stored(update, content, place.round_id) as stored:
+            counted = await self._decide(
+                lambda batch, now: self._engine.submit(
+                    update, size=size, content=stored, trainer=trainer, place=place, batch=batch, now=now
+                )
             )
-        )
         if counted is None:
             raise _again(place.round_id)
         return "accepted" if counted else "duplicate"
@@ -190,28 +190,27 @@ class Intake:
         chosen = self._engine.experiments[round_.spec.series].experiment.spec.strategy
         size, digest = await self._written(pieces, _room(strategy(chosen).expects(base)))
         digest = await self._unpacked(digest, said, round_.spec.base, chosen)
-        try:
-            file = await self._blobs.mapped(digest)
-            update = await self._offload(admit_file, file, said, self._terms(round_), base, chosen)
-            counted = await self._decide(
-                lambda batch, now: self._engine.submit(
-                    update,
-                    size=size,
-                    content=Content(blob=digest),
-                    trainer=said.trainer,
-                    batch=batch,
-                    now=now,
+        with self._arriving.held(digest):
+            try:
+                file = await self._blobs.mapped(digest)
+                update = await self._offload(admit_file, file, said, self._terms(round_), base, chosen)
+                counted = await self._decide(
+                    lambda batch, now: self._engine.submit(
+                        update,
+                        size=size,
+                        content=Content(blob=digest),
+                        trainer=said.trainer,
+                        batch=batch,
+                        now=now,
+                    )
                 )
-            )
-            if counted is None:
-                if self._engine.place(said.round_id, said.participant):
-                    raise _again(said.round_id)
-                return await self._after_the_end(update)
-        except CallerError:
-            await self._forget(digest)
-            raise
-        finally:
-            self._arriving[digest] -= 1
+                if counted is None:
+                    if self._engine.place(said.round_id, said.participant):
+                        raise _again(said.round_id)
+                    return await self._after_the_end(update)
+            except CallerError:
+                await self._arriving.drop(digest)
+                raise
         return "accepted" if counted else "duplicate"
 
     async def _filed_late(self, pieces: AsyncIterator[bytes], said: Said) -> Answer:
@@ -227,59 +226,50 @@ class Intake:
             return await self._after_the_end(said)
         _, digest = await self._written(pieces, known.bytes)
         digest = await self._unpacked(digest, said, record.spec.base, series.experiment.spec.strategy)
-        try:
-            return await self._after_the_end(
-                await self._offload(draft_file, await self._blobs.mapped(digest), said)
-            )
-        finally:
-            await self._forget(digest)
-            self._arriving[digest] -= 1
+        with self._arriving.held(digest):
+            try:
+                return await self._after_the_end(
+                    await self._offload(draft_file, await self._blobs.mapped(digest), said)
+                )
+            finally:
+                await self._arriving.drop(digest)
 
     async def _filed_in_place(self, pieces: AsyncIterator[bytes], said: Said, place: Place) -> Answer:
         chosen = self._strategy_of(place.round_id)
         like = strategy(chosen).expects((await self._peers.base(place.origin.base)).tensors)
         size, digest = await self._written(pieces, _room(like))
         digest = await self._unpacked(digest, said, place.origin.base, chosen)
-        try:
-            draft = await self._offload(draft_file, await self._blobs.mapped(digest), said)
-            return await self._late_or_never(draft, size, said.trainer)
-        finally:
-            # What counts is the update moved onto another base, which is stored by itself.
-            await self._forget(digest)
-            self._arriving[digest] -= 1
+        with self._arriving.held(digest):
+            try:
+                draft = await self._offload(draft_file, await self._blobs.mapped(digest), said)
+                return await self._late_or_never(draft, size, said.trainer)
+            finally:
+                # What counts is the update moved onto another base, which is stored by itself.
+                await self._arriving.drop(digest)
 
     async def _written(self, pieces: AsyncIterator[bytes], wanted: int) -> tuple[int, str]:
-        """Size and digest of a file that came whole; `wanted` is what its data should weigh, in bytes."""
+        """Size and digest, held, of a file that came whole; its data should weigh `wanted` bytes."""
         async with self._blobs.open_writer(_most(wanted)) as writer:
             async for piece in pieces:
                 await writer.write(piece)
-            size, digest = writer.size, await writer.commit()
-        self._arriving[digest] += 1
-        return size, digest
+            return writer.size, await self._arriving.keep(writer)
 
     async def _unpacked(self, digest: str, said: Said, ref: ModelRef, chosen: str) -> str:
-        """The digest of the whole model in a file of any format; a packed file is not kept."""
+        """The digest, held, of the whole model in a file of any format; a packed file is not kept."""
         if not said.form.delta:
             return digest
-        try:
-            base = strategy(chosen).expects(await self._peers.values(ref))
-            packed, what = await self._blobs.mapped(digest), named(said)
-            made = await self._offload(unpack, packed, said.form, base, what)
-            async with self._blobs.open_writer(made.size_bytes) as writer:
-                while piece := await self._offload(next, made.pieces, b""):
-                    await writer.write(piece)
-                whole = await writer.commit()
-            # First: a difference from a base of zeros is the very file of the model.
-            self._arriving[whole] += 1
-        finally:
-            await self._forget(digest)
-            self._arriving[digest] -= 1
-        return whole
-
-    async def _forget(self, digest: str) -> None:
-        """Delete the file of a refused update, unless the same bytes count elsewhere, or are about to."""
-        if self._arriving[digest] == 1 and not await self._store.refers_to(digest):
-            await self._blobs.delete(digest)
+        with self._arriving.held(digest):
+            try:
+                base = strategy(chosen).expects(await self._peers.values(ref))
+                packed, what = await self._blobs.mapped(digest), named(said)
+                made = await self._offload(unpack, packed, said.form, base, what)
+                async with self._blobs.open_writer(made.size_bytes) as writer:
+                    while piece := await self._offload(next, made.pieces, b""):
+                        await writer.write(piece)
+                    # Before the other goes: a difference from a base of zeros is the very file of the model.
+                    return await self._arriving.keep(writer)
+            finally:
+                await self._arriving.drop(digest)
 
     def _check_token(self, draft: Draft | Said, in_body: str, sender: Sender) -> None:
         token = sender.token or in_body
@@ -316,13 +306,17 @@ class Intake:
             base_hash=spec.base_hash,
         )
 
-    async def _stored(self, update: Update, content: bytes, round_id: str = "") -> Content:
-        """Where the tensors of an update are kept that counts in `round_id`, or in its own round."""
+    @asynccontextmanager
+    async def _stored(self, update: Update, content: bytes, round_id: str = "") -> AsyncIterator[Content]:
+        """Where the tensors are kept of an update that is to count in `round_id`, or in its own round."""
         live = self._engine.rounds.get(round_id or update.round_id)
         hopeless = live is None or live.round.over or update.participant in live.round.accepted
         if hopeless or len(content) <= limits.BLOB_INLINE_BYTES_MAX:
-            return Content(inline=content)
-        return Content(blob=await self._blobs.put(content))
+            yield Content(inline=content)
+            return
+        digest = await self._arriving.put(content)
+        with self._arriving.held(digest):
+            yield Content(blob=digest)
 
     async def _after_the_end(self, draft: Draft | Update | Said) -> Answer:
         """The answer for a round that is not live: unknown, or closed for all but a repetition."""

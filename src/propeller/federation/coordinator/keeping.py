@@ -5,8 +5,6 @@ open when it came. Rows go first and files after them: a crash between leaves a 
 the next sweep finds. It must not know routes.
 """
 
-from collections.abc import Callable, Collection
-
 from propeller.core.retention import Keep, surplus
 from propeller.ports import BlobFiles, Clock
 from propeller.stores.coordinator import CoordinatorStore
@@ -16,7 +14,7 @@ _AT_ONCE = 100
 
 
 class Keeping:
-    """Sweeps one coordinator's updates. `busy` says which files are worked with though no row names them."""
+    """Sweeps one coordinator's updates. A file that no row names yet is protected by its age."""
 
     def __init__(
         self,
@@ -24,9 +22,7 @@ class Keeping:
         blobs: BlobFiles,
         clock: Clock,
         keep: Keep,
-        busy: Callable[[], Collection[str]],
     ) -> None:
-        self._busy = busy
         self._store = store
         self._blobs = blobs
         self._clock = clock
@@ -49,6 +45,6 @@ class Keeping:
         """Delete files that no update names: of updates that were refused, and of sweeps cut short."""
         gone = 0
         for blob in await self._blobs.digests():
-            if blob not in self._busy() and not await self._store.refers_to(blob):
+            if not await self._store.refers_to(blob):
                 gone += await self._blobs.forget(blob)
         return gone

@@ -69,7 +69,7 @@ class Base:
 
 
 class Peers:
-    """Both services, over one HTTP client."""
+    """Both services, over one HTTP client. `copies` is a store that holds nothing else."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class Peers:
         registry_url: str,
         aggregator_url: str,
         offload: Offload,
-        blobs: BlobFiles,
+        copies: BlobFiles,
     ) -> None:
         self._http = http
-        self._blobs = blobs
+        self._files = copies
         self._copies: OrderedDict[ModelRef, str] = OrderedDict()
         self._copying = asyncio.Lock()
         self._registry = registry_url.rstrip("/")
@@ -89,9 +89,10 @@ class Peers:
         self._offload = offload
         self._bases: OrderedDict[ModelRef, Base] = OrderedDict()
 
-    def copies(self) -> frozenset[str]:
-        """The blobs that are copies of base models."""
-        return frozenset(self._copies.values())
+    async def clear_copies(self) -> None:
+        """At start: delete the copies of another life. What is wanted again is fetched anew."""
+        for digest in await self._files.digests():
+            await self._files.delete(digest)
 
     async def base(self, ref: ModelRef) -> Base:
         """A model version. Versions never change, so the last few are remembered.
@@ -158,14 +159,20 @@ class Peers:
         async with self._copying:
             if ref not in self._copies:
                 self._copies[ref] = await self._copied(ref, base.file_bytes)
-                if len(self._copies) > COPIES_MAX:
-                    await self._blobs.delete(self._copies.popitem(last=False)[1])
+                await self._evict()
             self._copies.move_to_end(ref)
-            digest = self._copies[ref]
-        return view(await self._blobs.mapped(digest), ref.uri)
+            # It may be evicted as soon as the lock is free; what is mapped stays readable.
+            return view(await self._files.mapped(self._copies[ref]), ref.uri)
+
+    async def _evict(self) -> None:
+        while len(self._copies) > COPIES_MAX:
+            _, digest = self._copies.popitem(last=False)
+            # Versions with the same bytes share one file.
+            if digest not in self._copies.values():
+                await self._files.delete(digest)
 
     async def _copied(self, ref: ModelRef, size: int) -> str:
-        async with self._blobs.open_writer(size) as writer:
+        async with self._files.open_writer(size) as writer:
             answer = await self._http.stream(
                 "GET", self._version(ref), headers={"accept": SAFETENSORS}, sink=writer.write
             )

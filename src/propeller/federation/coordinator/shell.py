@@ -64,6 +64,7 @@ class Coordinator:
         store: CoordinatorStore,
         blobs: BlobFiles,
         pieces: BlobFiles,
+        copies: BlobFiles,
         bus: Bus,
         http: HttpStreams,
         clock: Clock,
@@ -82,7 +83,7 @@ class Coordinator:
             registry_url=settings.registry_url,
             aggregator_url=settings.aggregator_url,
             offload=offload,
-            blobs=blobs,
+            copies=copies,
         )
         self.outbox = Outbox(bus=bus, topics=settings.topics, mirror=settings.mirror, clock=clock)
         self._models = ModelTopics(
@@ -114,7 +115,7 @@ class Coordinator:
             decide=self.decide,
             wish=self._models.hear,
         )
-        keeping = Keeping(store, blobs, clock, settings.retention.updates, self._peers.copies)
+        keeping = Keeping(store, blobs, clock, settings.retention.updates)
         self.sweeper = Sweeper(
             {"updates": settings.retention.updates}, settings.retention.every_s, keeping.sweep
         )
@@ -129,6 +130,7 @@ class Coordinator:
 
     async def load(self) -> None:
         """Take up what the store holds. Call before `run`, and before requests are answered."""
+        await self._peers.clear_copies()
         live = await self.store.live()
         self.engine.load(live, self.clock.now())
         self.outbox.replace(live.notices)

@@ -109,6 +109,7 @@ class World:
         self.manager_blobs = MemoryBlobs()
         self.coordinator_store = MemoryCoordinatorStore()
         self.coordinator_blobs, self.coordinator_pieces = MemoryBlobs(), MemoryBlobs()
+        self.coordinator_copies = MemoryBlobs()
         self.models = MemoryModelStore()
         oci = RegistryApp(MemoryBlobs(), MemoryIndex(), self.clock, self._random("oci"))
         self.http.register(f"http://{OCI}", oci)
@@ -239,6 +240,7 @@ class World:
             ),
             blobs=self.coordinator_blobs,
             pieces=self.coordinator_pieces,
+            copies=self.coordinator_copies,
             bus=MemoryBus(self.broker, "coordinator", random=self._random(f"coordinator bus {boot}")),
             http=self.http,
             clock=self.clock,
