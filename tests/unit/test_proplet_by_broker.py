@@ -14,12 +14,14 @@ from propeller.errors import BadInput, PeerRefused, PeerUnavailable
 from propeller.fl.tensors import Tensors, content_hash, to_safetensors
 from propeller.ports import BusSession, Message
 from propeller.proplet.arrays import hash_safetensors
-from propeller.proplet.by_broker import BrokerImages, ByBroker
+from propeller.proplet.by_broker import ByBroker
 from propeller.proplet.ear import Ear
 from propeller.proplet.failure import AttemptFailed
 from propeller.proplet.offload import at_once
+from propeller.proplet.pieces import BrokerImages
 from propeller.proplet.services import Patience
 from propeller.storage.memory_blobs import MemoryBlobs
+from propeller.telemetry.logs import logger
 from propeller.wire.topics import Topics
 
 T = Topics("d", "c")
@@ -49,6 +51,7 @@ class Site:
         self.ours = MemoryBus(self.broker, "p", random=Random(2))  # noqa: S311 - backoff
         self.ear = Ear(self.ours, T)
         self.fetch = ByBroker(bus=self.ours, topics=T, ear=self.ear, offload=at_once, clock=clock)
+        self.images = BrokerImages(self.ours, T, self.ear, MemoryBlobs(), logger())
 
     async def __aenter__(self):
         wishes = BusSession(subscriptions=(T.model_wishes(), T.image_wishes()))
@@ -242,12 +245,11 @@ def test_a_module_comes_in_any_order():
     """Only its own pieces count; a pinned image is fetched once, one of a tag each time."""
 
     async def scenario(site):
-        assert await site.fetch.module("http://m/files/1") == MODULE
-        images = BrokerImages(site.fetch, MemoryBlobs())
+        assert (await site.images.fetch("http://m/files/1")).content == MODULE
         pinned = f"r:5000/a@sha256:{'0' * 64}"
         for name, asked in ((pinned, 2), (pinned, 2), ("r:5000/a:latest", 3), ("r:5000/a:latest", 4)):
             await asyncio.sleep(1)
-            assert (await images.fetch(name)).content == MODULE
+            assert (await site.images.fetch(name)).content == MODULE
             assert len(site.wishes) == asked, name
 
     lived(scenario, whole_module)
@@ -264,12 +266,12 @@ def test_why_there_is_no_module_is_passed_on():
 
     async def scenario(site):
         with pytest.raises(PeerRefused, match="because"):
-            await site.fetch.module("gone")
+            await site.images.fetch("gone")
         with pytest.raises(PeerUnavailable, match="because"):
-            await site.fetch.module("later")
+            await site.images.fetch("later")
         site.broker.disconnect("them")
         site.tasks[0].cancel()
-        with pytest.raises(PeerUnavailable, match="nobody sends"):
-            await site.fetch.module("gone")
+        with pytest.raises(PeerUnavailable, match="sends no module"):
+            await site.images.fetch("gone")
 
     lived(scenario, no)

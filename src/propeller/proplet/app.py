@@ -18,7 +18,7 @@ from propeller.http.client import AiohttpHttp
 from propeller.images.cache import CachedImages
 from propeller.images.client import OciImages
 from propeller.images.credentials import read_credentials
-from propeller.ports import Bus, Images
+from propeller.ports import Images
 from propeller.proplet import health
 from propeller.proplet.counters import render
 from propeller.proplet.data import LocalData
@@ -26,7 +26,6 @@ from propeller.proplet.gauges import ProcGauges
 from propeller.proplet.host import describe, end_with_parent, orphaned
 from propeller.proplet.offload import in_thread
 from propeller.proplet.packing import in_a_process
-from propeller.proplet.pieces import ByBroker
 from propeller.proplet.place import Identity, Log, Offer, PropletPorts
 from propeller.proplet.services import Services
 from propeller.proplet.settings import PropletSettings
@@ -84,20 +83,17 @@ async def _build(settings: PropletSettings, log: Log, stack: AsyncExitStack) -> 
     invoker = WorkerPool(compiled, settings.call_workers)
     stack.push_async_callback(invoker.close)
     kept = FileBlobCache(images, settings.image_cache_bytes)
-    bus: Bus = _bus(settings)
     http = None if settings.mqtt_only else AiohttpHttp()
     supplier: Images | None = None
     if http is not None:
         stack.push_async_callback(http.close)
-        supplier = CachedImages(_registries(settings, http), kept)
-        if settings.modules_by == "mqtt":
-            bus = supplier = ByBroker(bus, Topics(settings.domain, settings.channel), kept, log)
+        if settings.modules_by != "mqtt":
+            supplier = CachedImages(_registries(settings, http), kept)
     ports = PropletPorts(
-        bus=bus,
+        bus=_bus(settings),
         http=http,
         images=supplier,
         modules=kept,
-        by_broker=settings.modules_by == "mqtt",
         runtime=runtime,
         spool=FileSpool(settings.spool, offload=in_thread),
         clock=SystemClock(),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from propeller.ports import GuestLimits
-from propeller.proplet.by_broker import BrokerImages, ByBroker, NoHttp
+from propeller.proplet.by_broker import ByBroker, NoHttp
 from propeller.proplet.data import OwnData
 from propeller.proplet.delivery import Courier, Verdicts
 from propeller.proplet.ear import Ear
@@ -16,6 +16,7 @@ from propeller.proplet.job import Fetched, Supply
 from propeller.proplet.monitor import Monitor
 from propeller.proplet.observe import Observer
 from propeller.proplet.parcel import Sizes
+from propeller.proplet.pieces import BrokerImages
 from propeller.proplet.place import Identity, Offer, PropletPorts
 from propeller.proplet.services import Services
 from propeller.proplet.work import Bench
@@ -60,7 +61,7 @@ def assemble(
     supply = Supply(
         proplet_id=me.id,
         http=http,
-        images=ports.images or BrokerImages(by_broker, ports.modules),
+        images=ports.images or BrokerImages(ports.bus, me.topics, ear, ports.modules, ports.log),
         services=means.services,
         data=means.data,
         limits=means.guest_limits,
@@ -69,7 +70,7 @@ def assemble(
         modules=ports.modules,
         workspace=ports.workspace,
         pack=ports.pack,
-        by_broker=ports.by_broker or alone,
+        by_broker=ports.images is None,
         only_broker=by_broker if alone else None,
     )
     courier = Courier(

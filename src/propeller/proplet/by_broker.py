@@ -1,23 +1,18 @@
-"""Models and modules for a proplet that reaches nothing but the broker: it listens, wishes, and collects.
+"""Models for a proplet that reaches nothing but the broker: it listens, wishes, and collects.
 
 Pieces come in any order, more than once, and for anybody who wished for them. What they make together is
 checked against the manifest's hash before it is used. It runs nothing, and knows no tasks.
 """
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import re
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from propeller import limits
-from propeller.errors import BadInput, NotFound, PeerRefused, PeerUnavailable, PropellerError
+from propeller.errors import BadInput, PeerRefused
 from propeller.fl.model_ref import parse_model_ref
-from propeller.ports import Blobs, Bus, Clock, ImageModule, Message, Response
+from propeller.ports import Bus, Clock, Message, Response
 from propeller.proplet.arrays import hash_safetensors
 from propeller.proplet.ear import Ear
 from propeller.proplet.failure import AttemptFailed
@@ -25,25 +20,20 @@ from propeller.proplet.model import MODEL
 from propeller.proplet.offload import Offload
 from propeller.proplet.services import Patience
 from propeller.wire import codec
-from propeller.wire.messages import ImageChunk, ImageWish
 from propeller.wire.rounds import ModelManifest, ModelWish
 from propeller.wire.topics import Topics
 
 WISH_S = 2.0
 """A wish that brought nothing for so long is said again."""
 QUIET_S = 10.0
-"""A module of which nothing comes for so long is not to be had now."""
+"""A model that is coming has at least so long, however little patience is left."""
 WINDOW = 4
 """Pieces of a model that are wished for at once."""
-_PASSING = frozenset({PeerUnavailable.code, "no_broker", "environment", "storage_full"})
-"""Failures of a manager that may be over when it is asked again."""
-_PINNED = re.compile("@sha256:[0-9a-f]{64}$")
-_PINS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByBroker:
-    """Fetches by the broker alone."""
+    """Fetches models by the broker alone."""
 
     bus: Bus
     topics: Topics
@@ -123,66 +113,6 @@ class ByBroker:
 
     async def _wish(self, wish: ModelWish) -> None:
         await self.bus.publish(Message(self.topics.model_wishes(), codec.encode(wish)))
-
-    async def module(self, name: str) -> bytes:
-        """The module that a start message calls so, once.
-
-        Raises `PeerUnavailable` if nobody sends it now, `PeerRefused` with the manager's reason.
-        """
-        parts: dict[int, bytes] = {}
-        total, held, give_up_s = -1, 0, self.clock.now().mono_s + QUIET_S
-        async with self.ear.hearing(self.topics.image_chunks()) as heard:
-            wish = Message(self.topics.image_wishes(), codec.encode(ImageWish(app_name=name)))
-            await self.bus.publish(wish)
-            while len(parts) != total:
-                message = await _next(heard, WISH_S)
-                if message is None:
-                    if self.clock.now().mono_s >= give_up_s:
-                        raise PeerUnavailable(f"nobody sends {name[:200]!r} by the broker")
-                    await self.bus.publish(wish)
-                    continue
-                chunk = codec.decode(ImageChunk, message.payload, what="a piece of a module")
-                if chunk.app_name != name:
-                    continue
-                number, of, data = _image_piece(chunk)
-                if of != total:
-                    parts, total, held = {}, of, 0  # whoever sent before was another, and cut otherwise
-                held += len(data) if number not in parts else 0
-                if held > limits.GUEST_MODULE_BYTES_MAX:
-                    raise PeerRefused(f"{name[:200]!r} is over {limits.GUEST_MODULE_BYTES_MAX} bytes")
-                parts[number] = data
-                give_up_s = self.clock.now().mono_s + QUIET_S
-        return b"".join(parts[number] for number in range(total))
-
-
-class BrokerImages:
-    """`ports.Images` by the broker. What a pinned reference meant is remembered, its bytes in `modules`."""
-
-    def __init__(self, by_broker: ByBroker, modules: Blobs | None) -> None:
-        self._by_broker = by_broker
-        self._modules = modules
-        self._pinned: OrderedDict[str, str] = OrderedDict()
-
-    async def fetch(self, reference: str) -> ImageModule:
-        """The module. Raises `PeerUnavailable`, `PeerRefused`."""
-        content = await self._kept(reference)
-        if content is None:
-            content = await self._by_broker.module(reference)
-        digest = hashlib.sha256(content).hexdigest()
-        if self._modules is not None and _PINNED.search(reference):
-            await self._modules.put(content)
-            self._pinned[reference] = digest
-            while len(self._pinned) > _PINS_MAX:
-                self._pinned.popitem(last=False)
-        return ImageModule(reference=reference, manifest_digest="", digest=digest, content=content)
-
-    async def _kept(self, reference: str) -> bytes | None:
-        if self._modules is None or reference not in self._pinned:
-            return None
-        try:
-            return await self._modules.get(self._pinned[reference])
-        except (NotFound, PropellerError):
-            return None
 
 
 class NoHttp:
@@ -273,17 +203,3 @@ class _Piece:
                 file.write(self.content)
         except OSError as error:
             raise AttemptFailed("model", f"cannot write {self.path}: {error}") from error
-
-
-def _image_piece(chunk: ImageChunk) -> tuple[int, int, bytes]:
-    """Which piece of how many this is, and its bytes. Raises the manager's reason why there is none."""
-    if isinstance(chunk.error, str) and chunk.error:
-        failed = PeerUnavailable if chunk.failure in _PASSING else PeerRefused
-        raise failed(f"the manager cannot send {chunk.app_name[:200]!r}: {chunk.error}")
-    number, of, data = chunk.chunk_idx, chunk.total_chunks, chunk.data
-    if not (isinstance(number, int) and isinstance(of, int) and isinstance(data, str) and number < of):
-        raise PeerRefused(f"a piece of {chunk.app_name[:200]!r} says neither which it is nor why not")
-    try:
-        return number, of, base64.b64decode(data, validate=True)
-    except binascii.Error as error:
-        raise PeerRefused(f"a piece of {chunk.app_name[:200]!r} is not base64: {error}") from error

@@ -71,10 +71,10 @@ class Offer:
 class PropletPorts:
     """The world of a proplet.
 
-    Without `http` and `images` a proplet lives by the broker alone; without `invoker` the calls of latent
-    tasks run on `runtime`, in turn with the rest; without `gauges` nothing is measured; without `workspace`
-    guests have no files; without `modules` inline modules are fetched anew by every process. With `by_broker`
-    those are asked of `images` too, by their URL.
+    Without `images` every module, an inline one too, comes by the broker; without `http` a proplet lives by
+    the broker alone, and has no `images`. Without `invoker` the calls of latent tasks run on `runtime`, in
+    turn with the rest; without `gauges` nothing is measured; without `workspace` guests have no files;
+    without `modules` inline modules are fetched anew by every process.
     """
 
     bus: Bus
@@ -91,4 +91,3 @@ class PropletPorts:
     workspace: Workspace | None = None
     pack: Packer = at_once
     modules: Blobs | None = None
-    by_broker: bool = False

@@ -26,10 +26,8 @@ from propeller.images.registry.app import RegistryApp
 from propeller.images.registry.index import MemoryIndex
 from propeller.manager.app import Manager
 from propeller.manager.config import ManagerConfig
-from propeller.ports import Bus, Images
 from propeller.proplet.offload import at_once
 from propeller.proplet.parcel import Sizes
-from propeller.proplet.pieces import ByBroker
 from propeller.proplet.place import Identity, PropletPorts
 from propeller.proplet.services import Services
 from propeller.proplet.settings import ServiceUrls
@@ -279,16 +277,12 @@ class World:
     def _proplet_life(self, name: str) -> Callable[[], Awaitable[None]]:
         async def live() -> None:
             boot = self.nodes[name].crashes
-            bus: Bus = MemoryBus(self.broker, name, random=self._random(f"{name} bus {boot}"))
             alone = name == self.broker_only
-            images: Images | None = None if alone else self.images
-            if name in self.by_broker and not alone:
-                bus = images = ByBroker(bus, TOPICS, MemoryBlobs(), logger())
+            images = None if alone or name in self.by_broker else self.images
             ports = PropletPorts(
-                bus=bus,
+                bus=MemoryBus(self.broker, name, random=self._random(f"{name} bus {boot}")),
                 http=None if alone else self.http,
                 images=images,
-                by_broker=name in self.by_broker and not alone,
                 runtime=VirtualRuntime(self._random(f"{name} runtime {boot}")),
                 spool=self.spools[name],
                 clock=self.clock,
