@@ -108,13 +108,17 @@ class ChaosProxy:
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Direction) -> None:
-    """Read on while earlier bytes are on their way, as a long line does; order is kept."""
+    """Read on while earlier bytes are on their way, as a long line does; order is kept, an end comes last."""
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(256)
     loop = asyncio.get_running_loop()
+    # Draining then means that all is handed over, so that an end loses nothing.
+    writer.transport.set_write_buffer_limits(high=0)
 
     async def deliver() -> None:
         while True:
             due_s, data = await under_way.get()
+            if not data:
+                return
             await asyncio.sleep(max(0.0, due_s - loop.time()) + len(data) / way.bytes_per_s)
             await way.open.wait()
             writer.write(data)
@@ -124,6 +128,8 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way:
     try:
         while data := await reader.read(_CHUNK_BYTES):
             await under_way.put((loop.time() + way.delay_s, data))
+        await under_way.put((loop.time(), b""))
+        await asyncio.wait([delivering])
     except OSError:
         pass
     finally:

@@ -106,6 +106,7 @@ bool job_fail(job_t *job, const char *failure, const char *format, ...) __printf
 bool job_prepare(job_t *job);
 /* The guest, to its end or to its limits. */
 void job_supervise(job_t *job);
+uint32_t guests_begun(void); /* since the reset */
 /* The next message that was waited for, or NULL after `wait_ms`. The caller frees it. */
 char *work_await_content(hear_t what, size_t *length, int64_t wait_ms);
 bool work_await_verdict(const char *round, verdict_t *verdict, int64_t wait_ms);

@@ -73,10 +73,10 @@ static int cmd_status(const struct shell *sh, size_t argc, char **argv)
     }
     shell_print(sh,
                 "{\"up_ms\":%lld,\"address\":\"%s\",\"connected\":%s,\"welcomed\":%s,\"connects\":%u,\"held\":%zu,"
-                "\"ignored\":%u,\"heap_bytes\":%zu,\"heap_free\":%zu,\"heap_most\":%zu,\"sent\":%llu,\"received\":%llu,"
-                "\"tcp_dropped\":%llu,\"tcp_resent\":%llu}",
+                "\"ignored\":%u,\"guests\":%u,\"heap_bytes\":%zu,\"heap_free\":%zu,\"heap_most\":%zu,"
+                "\"sent\":%llu,\"received\":%llu,\"tcp_dropped\":%llu,\"tcp_resent\":%llu}",
                 now_ms(), me.address, proplet_begun() && link_connected() ? "true" : "false", welcomed ? "true" : "false",
-                connects, held, ignored, total, free, most, metrics.bytes_sent, metrics.bytes_received,
+                connects, held, ignored, guests_begun(), total, free, most, metrics.bytes_sent, metrics.bytes_received,
                 metrics.tcp_dropped, metrics.tcp_resent);
     return 0;
 }

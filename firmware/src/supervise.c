@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <zephyr/logging/log.h>
+#include <zephyr/sys/atomic.h>
 #include <zephyr/sys/sys_heap.h>
 
 #include "wamr_guest.h"
@@ -29,6 +30,7 @@ static size_t pool_most(void)
 
 K_THREAD_STACK_DEFINE(guest_stack, CONFIG_PROPELLER_GUEST_THREAD_STACK_BYTES);
 static struct k_thread guest_thread;
+static atomic_t guests;
 
 typedef struct {
     job_t *job;
@@ -46,12 +48,15 @@ static uint64_t thread_cpu_ms(void)
     return k_thread_runtime_stats_get(&guest_thread, &stats) == 0 ? k_cyc_to_ms_floor64(stats.execution_cycles) : 0;
 }
 
+uint32_t guests_begun(void) { return (uint32_t)atomic_get(&guests); }
+
 static void begun(void *to)
 {
     run_t *run = to;
 
     run->cpu_before_ms = thread_cpu_ms();
     run->begun_ms = now_ms();
+    atomic_inc(&guests);
     link_begun(&run->job->key);
 }
 

@@ -109,17 +109,21 @@ class ChaosSite:
         """Another broker on the same port and credentials, not yet started."""
         return EmbeddedBroker(self.store, port=self.broker.port)
 
+    def identity(self, name: str) -> dict[str, str]:
+        """Who a proplet of that name is, and its key; to be asked for once."""
+        key = self.store.add(Kind.PROPLET, name)
+        return {"id": name, "key": key, "domain": TOPICS.domain, "channel": TOPICS.channel}
+
     async def worker(self, name: str) -> Worker:
         """A worker that has not booted yet."""
         mqtt = await self._stack.enter_async_context(
             ChaosProxy("127.0.0.1", self.broker.port, listen=self._host)
         )
+        me = self.identity(name)
         worker = Worker(
             {
-                "id": name,
-                "api_key": self.store.add(Kind.PROPLET, name),
-                "domain": TOPICS.domain,
-                "channel": TOPICS.channel,
+                "api_key": me.pop("key"),
+                **me,
                 "broker": f"tcp://{self._host}:{mqtt.port}",
                 "spool": str(self._directory / name),
                 "cache": str(self._directory / "cache"),
