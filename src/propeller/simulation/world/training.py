@@ -15,7 +15,7 @@ import numpy as np
 
 from propeller.fl.experiment import ExperimentState
 from propeller.fl.round import RoundState
-from propeller.fl.tensors import Tensors, from_safetensors
+from propeller.fl.tensors import from_safetensors
 from propeller.simulation.world.day import RETRY_S, Client
 from propeller.simulation.world.guests import TRAINER_IMAGE
 from propeller.simulation.world.witness import present, require
@@ -142,9 +142,13 @@ async def _check_fold(
     for one in updates:
         behind = place - places[one.record.origin] if one.record.origin else 0
         require(one.record.staleness == behind, "staleness counts versions", (one.record, behind))
-    base = await _model(world, record.spec.base.version)
-    made = await _model(world, present(record.version, "every round completes", record))
-    values = [from_safetensors(await _content(world, one), "an update") for one in updates]
+    made_version = present(record.version, "every round completes", record)
+    models = [await _model(world, number) for number in (record.spec.base.version, made_version)]
+    contents = [await _content(world, one) for one in updates]
+    if b"" in [*models, *contents]:
+        return  # swept after the round had ended, which `tidies` may; there is nothing left to add up
+    base, made = (from_safetensors(content, "the model") for content in models)
+    values = [from_safetensors(content, "an update") for content in contents]
     late = np.array([one.record.staleness for one in updates], float)
     samples = np.array([one.record.accepted.samples for one in updates], float)
     for name in made:
@@ -161,9 +165,14 @@ async def _check_fold(
 
 
 async def _content(world: World, update: StoredUpdate) -> bytes:
+    """An update's tensors, nothing if they were swept."""
     inline = update.content.inline
     return inline if inline is not None else await world.coordinator_blobs.get(update.content.blob)
 
 
-async def _model(world: World, version: int) -> Tensors:
-    return from_safetensors(await world.models.content("global_model", version), "the model")
+async def _model(world: World, version: int) -> bytes:
+    """A version's file, nothing if it was deleted; its record is for ever."""
+    found = present(await world.models.find("global_model", version), "no model is lost", version)
+    if found.deleted_at_s is not None:
+        return b""
+    return await world.models.content("global_model", version)
