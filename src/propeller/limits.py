@@ -98,9 +98,12 @@ IMAGE_CACHE_BYTES = 1024 * 1024 * 1024
 """What a machine's workers keep of images together; the longest unused go first."""
 IMAGE_CHUNK_BYTES = 512_000
 """A module's piece in one MQTT message, as the original's proxy cuts them; base64 makes it a third more."""
+IMAGE_WISH_S = 2.0
+"""A wish for a module that brought nothing at all for so long is said again: it may have been lost."""
 IMAGE_QUIET_S = 10.0
-IMAGE_WISHES_MAX = 3
-"""Without a piece for so long a module is wished for again, so many times, and then cannot be had."""
+"""The same once pieces came: on a slow line one takes its time, and a wish brings all of them again."""
+IMAGE_WISHES_MAX = 5
+"""So many wishes in a row that brought nothing, and a module cannot be had now."""
 IMAGE_PIN_S = 5.0
 """How long a registry may take to say what a tag means, and how often it is asked again."""
 RUN_DISPATCH_S = 60.0

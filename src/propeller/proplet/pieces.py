@@ -142,7 +142,7 @@ class BrokerImages:
         quiet = 0
         while not coming.whole:
             try:
-                async with asyncio.timeout(limits.IMAGE_QUIET_S):
+                async with asyncio.timeout(limits.IMAGE_QUIET_S if coming.pieces else limits.IMAGE_WISH_S):
                     while not self._took(name, coming, await heard.get()):
                         pass
                 quiet = 0
