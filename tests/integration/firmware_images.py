@@ -25,6 +25,6 @@ def _make(board: str, directory: Path) -> boards.Image | str:
     try:
         return firmware.build(boards.board(board), directory, os.environ)
     except EnvironmentError_ as error:
-        if error.code not in {"no_zephyr", "missing_program"}:
+        if error.reason not in {"no_zephyr", "missing_program"}:
             raise
         return error.message
