@@ -391,6 +391,7 @@ def test_a_round_makes_one_task_per_participant_and_a_new_model():
                 "ROUND_ID": "r-1",
                 "MODEL_URI": "fl/models/global_model_v0",
                 "HYPERPARAMS": '{"epochs":1,"lr":0.01}',
+                "FL_JOB_ID": "e",
             }
             ended = await api.ended(task["id"])
             assert (ended["state"], ended["kind"]) == (3, "federated")

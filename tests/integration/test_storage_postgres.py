@@ -27,10 +27,11 @@ async def ids(database: PostgresDatabase) -> list[str]:
 
 
 def cut_off(url: str) -> None:
-    """End every connection of ours at the server."""
+    """End every connection of ours at the server, and wait until they have ended."""
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'propeller%'"
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'propeller%'"
         )
 
 
