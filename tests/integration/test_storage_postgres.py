@@ -54,19 +54,36 @@ async def test_one_owner_at_a_time():
 
 
 async def test_a_lost_connection_is_said_and_made_again():
-    """Who waits is told; the next write and the next read go through, and nothing half done is left."""
+    """A write that had not begun goes through; a read is told, and the next one goes through."""
     url = new_database()
     database = await PostgresDatabase.open(url, role=ROLE, base=BASE)
     await database.write(adds("a"))
     cut_off(url)
+    await database.write(adds("b"))
     with pytest.raises(EnvironmentError_, match="cannot be used"):
-        await database.write(adds("b"))
-    with pytest.raises(EnvironmentError_):
         await ids(database)
     await database.write(adds("c"))
-    assert await ids(database) == ["a", "c"]
+    assert await ids(database) == ["a", "b", "c"]
     with pytest.raises(StorageBroken, match="in use"):
         await PostgresDatabase.open(url, role=ROLE, base=BASE)
+    await database.close()
+
+
+async def test_a_commit_that_may_have_been_kept_is_said_and_not_made_twice():
+    """The connection ends between a write and its commit: its callers are told, and nobody runs it again."""
+    url = new_database()
+    database = await PostgresDatabase.open(url, role=ROLE, base=BASE)
+    calls = []
+
+    def write_and_lose(connection):
+        calls.append(1)
+        adds("a")(connection)
+        cut_off(url)
+
+    with pytest.raises(EnvironmentError_, match="cannot be used"):
+        await database.write(write_and_lose)
+    assert calls == [1]
+    await database.write(adds("b"))
     await database.close()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from propeller.errors import Bug, EnvironmentError_, PropellerError
+from propeller.errors import Bug, EnvironmentError_, PropellerError, StorageFull
 from propeller.storage.connection import Connection
 
 T = TypeVar("T")
@@ -125,23 +125,27 @@ class _Lane:
 class WriteLane(_Lane):
     """All that wait become one transaction; a failing one is undone by itself."""
 
+    _uncertain = False
+    """Whether the last commit may have been kept though it failed: the way to the database ended in it."""
+
     def _work(self, jobs: list[_Job]) -> None:
-        if self._commit(jobs, apart=False) is None:
-            return
         # Rare: somebody's function has raised, or the group could not be kept. Who must be undone is
         # found by a second try, in which each can be undone by itself.
-        error = self._commit(jobs, apart=True)
-        if error is None:
-            return
-        if len(jobs) == 1:
-            jobs[0].error = error
-            return
+        for apart in (False, True):
+            error = self._commit(jobs, apart=apart)
+            if error is None:
+                return
+            if self._uncertain or (apart and len(jobs) == 1):
+                for job in jobs:
+                    job.error = error
+                return
         # Not kept for one member's sake, perhaps: each gets its own transaction.
         for job in jobs:
             self._work([job])
 
     def _commit(self, jobs: list[_Job], *, apart: bool) -> Exception | None:
         """Run and commit them; the error if none of it was kept. A failure `apart` undoes its job alone."""
+        self._uncertain = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
@@ -150,10 +154,19 @@ class WriteLane(_Lane):
                 if not (well or apart) or not self._connection.in_transaction:
                     self._undo()
                     return job.error or Bug("a function of the database ended its group's transaction")
-            self._connection.execute("COMMIT")
         except self._connection.Error as error:
             self._undo()
             return self._ours(error)
+        return self._kept()
+
+    def _kept(self) -> Exception | None:
+        try:
+            self._connection.execute("COMMIT")
+        except self._connection.Error as error:
+            ours = self._ours(error)
+            self._uncertain = isinstance(ours, EnvironmentError_) and not isinstance(ours, StorageFull)
+            self._undo()
+            return ours
         return None
 
     def _apart(self, job: _Job) -> bool:
