@@ -27,18 +27,23 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         # What this machine refuses (a full disk, a read-only directory) is no defect of ours.
         if isinstance(error, BrokenPipeError):
-            _leave_quietly()
+            _stop_showing()
+            sys.exit(0)
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def _leave_quietly() -> NoReturn:
+def _stop_showing() -> None:
     """Whoever read our output (`| head`) has seen enough; keep Python from complaining at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
 
 
 def _fail(message: str) -> NoReturn:
+    # Where both go to one file, what was shown stands before why it failed.
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _stop_showing()
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(1)
