@@ -10,7 +10,7 @@
 It must not know who deletes, nor where versions are.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -38,13 +38,21 @@ def best_of(versions: Sequence[ModelVersion]) -> ModelVersion | None:
 
 def why_needed(version: ModelVersion, model: Sequence[ModelVersion], needed: Needed) -> str:
     """Why a version must not be deleted, for people; empty if it may. `model`: all versions of its model."""
+    return _why(version, _promised(model), needed)
+
+
+def _promised(model: Sequence[ModelVersion]) -> dict[int, str]:
+    """The versions of a model that tags name, and by which."""
     there = [one for one in model if one.deleted_at_s is None]
-    key = version.name, version.version
     best = best_of(there)
-    if version.version == max((one.version for one in there), default=-1):
-        return "it is the latest version of its model"
-    if best is not None and best.version == version.version:
-        return "it is the best version of its model"
+    promised = {best.version: "best"} if best else {}
+    return promised | ({max(one.version for one in there): "latest"} if there else {})
+
+
+def _why(version: ModelVersion, promised: Mapping[int, str], needed: Needed) -> str:
+    key = version.name, version.version
+    if version.version in promised:
+        return f"it is the {promised[version.version]} version of its model"
     if key in needed.versions:
         return "an experiment or a round in progress needs it; wait for its end, or stop it"
     if version.round_id in needed.rounds:
@@ -69,8 +77,9 @@ def surplus_versions(
         now_s,
     )
     found = [by_key[one.group, one.order] for one in old]
+    promised = {name: _promised(models[name]) for name in {one.name for one in found}}
     return [
         one
         for one in found
-        if (one.name, one.version) in parents and not why_needed(one, models[one.name], needed)
+        if (one.name, one.version) in parents and not _why(one, promised[one.name], needed)
     ]

@@ -61,7 +61,8 @@ def assemble(
     supply = Supply(
         proplet_id=me.id,
         http=http,
-        images=ports.images or BrokerImages(ports.bus, me.topics, ear, ports.modules, ports.log),
+        images=ports.images
+        or BrokerImages(ports.bus, me.topics, ear, ports.modules, ports.log, ports.offload),
         services=means.services,
         data=means.data,
         limits=means.guest_limits,

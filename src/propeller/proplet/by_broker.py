@@ -5,8 +5,9 @@ checked against the manifest's hash before it is used. It runs nothing, and know
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from propeller import limits
@@ -103,7 +104,7 @@ class ByBroker:
                 begin = int(number) * manifest.chunk_bytes
                 if len(message.payload) != min(manifest.chunk_bytes, manifest.bytes - begin):
                     raise AttemptFailed("model", f"piece {number} of {manifest.model_uri} is not whole")
-                await self.offload(_Piece(path, begin, message.payload))
+                await self.offload(partial(_write, path, begin, message.payload))
                 del missing[int(number)]
                 give_up_s = max(give_up_s, self.clock.now().mono_s + limits.FETCH_S)
             if self.clock.now().mono_s >= give_up_s:
@@ -118,34 +119,11 @@ class ByBroker:
 class NoHttp:
     """`ports.HttpStreams` of a proplet that has none: whoever asks has made a mistake of ours."""
 
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        timeout_s: float = limits.HTTP_TIMEOUT_S,
-        limit_bytes: int = limits.HTTP_BODY_BYTES_MAX,
-    ) -> Response:
+    async def request(self, method: str, url: str, **_: object) -> Response:
         """Raises `PeerRefused`."""
-        del headers, body, timeout_s, limit_bytes
         raise PeerRefused(f"{method} {url}: this proplet reaches nothing but the broker")
 
-    async def stream(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: AsyncIterator[bytes] | bytes = b"",
-        sink: Callable[[bytes], Awaitable[object]],
-        timeout_s: float = limits.HTTP_STREAM_S,
-        limit_bytes: int = limits.MODEL_FILE_BYTES_MAX,
-    ) -> Response:
-        """Raises `PeerRefused`."""
-        del headers, body, sink, timeout_s, limit_bytes
-        raise PeerRefused(f"{method} {url}: this proplet reaches nothing but the broker")
+    stream = request
 
 
 async def _next(heard: "asyncio.Queue[Message]", wait_s: float) -> Message | None:
@@ -188,18 +166,11 @@ def _make_room(path: Path, size: int) -> None:
         raise AttemptFailed("model", f"no room for a model of {size} bytes: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Puts a piece of a file into its place."""
-
-    path: Path
-    begin: int
-    content: bytes
-
-    def __call__(self) -> None:
-        try:
-            with self.path.open("r+b") as file:
-                file.seek(self.begin)
-                file.write(self.content)
-        except OSError as error:
-            raise AttemptFailed("model", f"cannot write {self.path}: {error}") from error
+def _write(path: Path, begin: int, piece: bytes) -> None:
+    """Put a piece of a file into its place."""
+    try:
+        with path.open("r+b") as file:
+            file.seek(begin)
+            file.write(piece)
+    except OSError as error:
+        raise AttemptFailed("model", f"cannot write {path}: {error}") from error

@@ -26,7 +26,7 @@ from propeller.proplet.by_broker import ByBroker
 from propeller.proplet.data import OwnData
 from propeller.proplet.failure import AttemptFailed, Kind
 from propeller.proplet.model import bring_state, fetch_model, model_url, write_inputs
-from propeller.proplet.offload import Offload
+from propeller.proplet.offload import Offload, sha256_of
 from propeller.proplet.packing import Packer, at_once
 from propeller.proplet.recall import Recall
 from propeller.proplet.services import (
@@ -274,7 +274,7 @@ async def _by_reference(ref: ModuleRef, supply: Supply, patience: Patience) -> F
         supply.recent.put(wanted, known)
         return Fetched(content=known, digest=wanted)
     content = await _referred(ref, supply, patience)
-    digest = await _sha256(content, supply)
+    digest = await sha256_of(content, supply.offload)
     if digest != wanted:
         raise AttemptFailed("image", f"the module at {ref.url} has sha256 {digest}, not {ref.sha256}")
     supply.recent.put(digest, content)
@@ -333,12 +333,6 @@ async def _patiently(name: str, fetch: Callable[[str], Awaitable[T]], patience: 
         except PropellerError as error:
             raise AttemptFailed("image", f"{name}: {error.message}") from error
         await asyncio.sleep(patience.pause_s(tries))
-
-
-async def _sha256(content: bytes, supply: Supply) -> str:
-    if len(content) <= limits.HTTP_JSON_OFFLOAD_BYTES:
-        return hashlib.sha256(content).hexdigest()
-    return (await supply.offload(lambda: hashlib.sha256(content).digest())).hex()
 
 
 # --- data ------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """Where blocking work of a proplet runs: a thread on a device, at once in a simulated world."""
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Protocol, TypeVar
+
+from propeller import limits
 
 T = TypeVar("T")
 
@@ -23,3 +26,10 @@ async def in_thread(call: Callable[[], T], /) -> T:
 async def at_once(call: Callable[[], T], /) -> T:
     """Run it here and now, for worlds without threads."""
     return call()
+
+
+async def sha256_of(content: bytes, offload: Offload) -> str:
+    """The SHA-256 in hex, of what is large by `offload`."""
+    if len(content) <= limits.HTTP_JSON_OFFLOAD_BYTES:
+        return hashlib.sha256(content).hexdigest()
+    return await offload(lambda: hashlib.sha256(content).hexdigest())

@@ -8,7 +8,6 @@ all who asked on `B/registry/server`. A device takes its modules so because it w
 import asyncio
 import base64
 import binascii
-import hashlib
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from propeller.errors import (
 )
 from propeller.ports import Blobs, Bus, ImageModule, Message
 from propeller.proplet.ear import Ear
+from propeller.proplet.offload import Offload, at_once, sha256_of
 from propeller.proplet.place import Log
 from propeller.wire import codec
 from propeller.wire.messages import ImageChunk, ImageWish
@@ -80,12 +80,21 @@ class _Coming:
 class BrokerImages:
     """`ports.Images` by the broker. What a pinned name meant is remembered, its bytes are in `kept`."""
 
-    def __init__(self, bus: Bus, topics: Topics, ear: Ear, kept: Blobs | None, log: Log) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        topics: Topics,
+        ear: Ear,
+        kept: Blobs | None,
+        log: Log,
+        offload: Offload = at_once,
+    ) -> None:
         self._bus = bus
         self._topics = topics
         self._ear = ear
         self._kept = kept
         self._log = log
+        self._offload = offload
         self._flights: dict[str, tuple[asyncio.Task[bytes], int]] = {}
         """Modules that are being taken, and for how many callers: who asks for the same shares it."""
         self._pinned: OrderedDict[str, str] = OrderedDict()
@@ -100,7 +109,7 @@ class BrokerImages:
         content = await self._held(reference)
         if content is None:
             content = await self._shared(reference)
-        digest = hashlib.sha256(content).hexdigest()
+        digest = self._pinned.get(reference) or await sha256_of(content, self._offload)
         return ImageModule(reference=reference, manifest_digest="", digest=digest, content=content)
 
     async def _held(self, name: str) -> bytes | None:

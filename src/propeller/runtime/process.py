@@ -137,24 +137,22 @@ class WorkerProcess:
         self._heard = Heard(job)
         try:
             await self._line.send(framed)
-            finished = await self._end(job, compile_s)
+            ended = await self._end(job, compile_s)
+            outcome = ended if isinstance(ended, GuestFailed) else self._outcome(ended)
         except DecodeError as error:
             await self.kill()
-            broke = GuestFailed(kind="trap", message=f"the worker broke its protocol: {error}")
-            return self._heard.completed(broke)
+            outcome = GuestFailed(kind="trap", message=f"the worker broke its protocol: {error}")
         except LineLost:
-            return self._heard.completed(await self._obituary())
-        return (
-            self._heard.completed(finished) if isinstance(finished, GuestFailed) else self._outcome(finished)
-        )
+            outcome = await self._obituary()
+        # A worker that gave up over its memory reports in haste, without what the guest had printed.
+        return self._heard.completed(outcome) if isinstance(outcome, GuestFailed) else outcome
 
     def _outcome(self, finished: Finished) -> Outcome:
         self._retiring = finished.retire
         outcome = finished.done or finished.failed
         if outcome is None:
             raise Bug("a worker finished a job without an outcome")
-        # A worker that gave up over its memory reports in haste, without what the guest had printed.
-        return self._heard.completed(outcome) if isinstance(outcome, GuestFailed) else outcome
+        return outcome
 
     async def _end(self, job: GuestJob, compile_s: float) -> Finished | GuestFailed:
         """Wait for the guest's end, and for its module before it if need be."""

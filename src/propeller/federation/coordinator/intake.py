@@ -157,7 +157,7 @@ class Intake:
         await self._after_the_end(said)
         raise Bug(f"{named(said)} counts, and does not")
 
-    async def _counted(self, said: Said) -> UpdateRecord | None:
+    async def _counted(self, said: Draft | Update | Said) -> UpdateRecord | None:
         """The sender's update of that round, if one counts: there, or late in a later one."""
         for known in await self._store.updates(said.round_id):
             if known.accepted.participant == said.participant:
@@ -326,15 +326,13 @@ class Intake:
             raise NotFound(f"there is no {where}; register it first", code="unknown_round")
         if draft.participant not in record.participants:
             raise Denied(f"{draft.participant!r} is not a participant of {where}", code="not_a_participant")
-        later = await self._store.late_update(draft.round_id, draft.participant)
-        for known in [*await self._store.updates(draft.round_id), *([later] if later else [])]:
-            if known.accepted.participant == draft.participant:
-                if not isinstance(draft, Said) and known.accepted.content == draft.content:
-                    return "duplicate"
-                raise Conflict(
-                    f"{draft.participant!r} already sent another update for {where}; the first one counts",
-                    code="already_submitted",
-                )
+        if known := await self._counted(draft):
+            if not isinstance(draft, Said) and known.accepted.content == draft.content:
+                return "duplicate"
+            raise Conflict(
+                f"{draft.participant!r} already sent another update for {where}; the first one counts",
+                code="already_submitted",
+            )
         raise Conflict(f"{where} is {record.state}; it takes no more updates", code="round_closed")
 
     async def _run(self, size: int, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

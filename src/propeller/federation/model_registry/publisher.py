@@ -8,10 +8,13 @@ import asyncio
 from random import Random
 
 from propeller import limits
+from propeller.core.retry import Retry
 from propeller.errors import PropellerError
 from propeller.federation.model_registry.exchange import Exchange, reference_in
 from propeller.stores.models import ModelStore
 from propeller.telemetry.logs import logger
+
+_RETRY = Retry(delay_s=2.0, delay_s_max=limits.PUBLISH_RETRY_S_MAX)
 
 
 class Publisher:
@@ -46,8 +49,7 @@ class Publisher:
                 tries += 1
                 self._trouble = error.message
                 logger().warning("model version not pushed yet", error=error.message, tries=tries)
-                longest_s = min(limits.PUBLISH_RETRY_S_MAX, 2.0 ** min(tries, 10))
-                await asyncio.sleep(self._random.uniform(longest_s / 2, longest_s))
+                await asyncio.sleep(_RETRY.pause_s(tries - 1, self._random.random()))
                 continue
             tries, self._trouble = 0, ""
             await self._woken.wait()

@@ -33,10 +33,11 @@ def swept(repository: Repository, keep: Keep, now_s: float, young: Collection[st
 
     What only loose manifests needed becomes loose with them, and its time begins then.
     """
+    loose = _loose(repository)
     found = {
         digest: held.loose_since_s
         for digest, held in repository.manifests.items()
-        if digest in _loose(repository) and held.loose_since_s is not None
+        if digest in loose and held.loose_since_s is not None
     }
     order = sorted(found, key=lambda digest: (found[digest], digest))
     aged = [Aged("", number, found[digest]) for number, digest in enumerate(order)]
