@@ -260,6 +260,17 @@ static bool scan_number(json_t *json, span_t *number) {
     return true;
 }
 
+bool json_word_or_number(json_t *json, char *into, size_t capacity) {
+    span_t number;
+    if (json_peek(json) == '"') {
+        return json_word(json, into, capacity);
+    }
+    if (json->error != NULL || !scan_number(json, &number)) {
+        return false;
+    }
+    return span_copy(number, into, capacity) || json_fail(json, "a number is too long");
+}
+
 bool json_unsigned(json_t *json, uint64_t most, uint64_t *value) {
     span_t number;
     if (json->error != NULL || !scan_number(json, &number)) {

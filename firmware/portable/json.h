@@ -34,6 +34,8 @@ bool json_item(json_t *json);
 bool json_string(json_t *json, text_t *text);
 /* Like json_string into a C string: an error if it does not fit or holds a NUL. */
 bool json_word(json_t *json, char *into, size_t capacity);
+/* Like json_word, but a number is taken, too, as it is written. */
+bool json_word_or_number(json_t *json, char *into, size_t capacity);
 bool json_unsigned(json_t *json, uint64_t most, uint64_t *value);
 /* A number in thousandths, rounded down; above `most` it is `most`. Negative numbers are errors. */
 bool json_thousandths(json_t *json, uint64_t most, uint64_t *value);

@@ -43,6 +43,24 @@ static void read_strings(json_t *json, span_t *raw) {
     *raw = (span_t){from, (size_t)(json->at - from)};
 }
 
+/* The inputs, kept raw: texts, or numbers as managers give them to microcontrollers on the shared lane. */
+static void read_inputs(json_t *json, span_t *raw) {
+    *raw = (span_t){0};
+    if (json_null(json)) {
+        return;
+    }
+    json_peek(json);
+    const char *from = json->at;
+    for (json_array(json); json_item(json);) {
+        char first = json_peek(json);
+        if (first != '"' && first != '-' && (first < '0' || first > '9')) {
+            json_fail(json, "expected a string or a number");
+        }
+        json_skip(json);
+    }
+    *raw = (span_t){from, (size_t)(json->at - from)};
+}
+
 static void read_env(json_t *json, span_t *raw) {
     text_t nothing = {.overflow = true};
     *raw = (span_t){0};
@@ -168,7 +186,7 @@ static void read_start_field(json_t *json, const char *key, start_t *start, int 
     } else if (strcmp(key, "file") == 0) {
         read_raw_string(json, &start->file);
     } else if (strcmp(key, "inputs") == 0) {
-        read_strings(json, &start->inputs);
+        read_inputs(json, &start->inputs);
     } else if (strcmp(key, "cli_args") == 0) {
         read_strings(json, &start->cli_args);
     } else if (strcmp(key, "env") == 0) {

@@ -329,7 +329,7 @@ static bool read_inputs(run_t *run, wasm_function_inst_t entry, uint32_t cells[2
     if (run->job->inputs.at != NULL) {
         json_open(&json, run->job->inputs);
         for (json_array(&json); json_item(&json); given++) {
-            if (!json_word(&json, word, sizeof word) || given >= wanted || !put_input(word, kinds[given], cells, count)) {
+            if (!json_word_or_number(&json, word, sizeof word) || given >= wanted || !put_input(word, kinds[given], cells, count)) {
                 return fail(run, RAN_INVALID, "the inputs do not fit the entry's parameters", "");
             }
         }

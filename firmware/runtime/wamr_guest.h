@@ -11,7 +11,7 @@ typedef struct {
     uint8_t *module; /* changed while it is loaded; kept until the guest has ended */
     size_t module_length;
     const char *name;      /* the task's: an exported function of that name is entered */
-    span_t inputs;         /* raw JSON array of strings, or empty */
+    span_t inputs;         /* raw JSON array of strings and numbers, or empty */
     /* Everything the runtime needs comes from here; the first two give NULL if there is no more. */
     void *(*alloc)(unsigned int size);
     void *(*realloc)(void *block, unsigned int size);

@@ -72,6 +72,8 @@ def _starts() -> Iterator[Start]:
         update_token="t",
     )
     yield Start(id="t3", name="", env=None, inputs=None, encrypted=True, latent=True, broadcast=True)
+    # To microcontrollers on the shared lane a manager gives inputs as numbers.
+    yield Start(id="t4", name="add", file="AGFzbQEAAAA=", inputs=[2, -40, 1.5, "x"], proplet_id=ME)
 
 
 def _meaning(start: Start) -> dict[str, Any]:
@@ -204,7 +206,8 @@ def test_firmware_reads_and_writes_every_vector_as_the_wire_does(program):
     ("kind", "text"),
     [
         ("start", "{}"), ("start", '{"id":"t","name":5}'), ("start", '{"id":"a/b","name":""}'),
-        ("start", '{"id":"t","name":"n","env":{"A":1}}'), ("start", '{"id":"t","name":"n","inputs":[1]}'),
+        ("start", '{"id":"t","name":"n","env":{"A":1}}'),
+        ("start", '{"id":"t","name":"n","run":1,"attempt":1,"inputs":[true]}'),
         ("start", '{"id":"t","name":"n","run":-1,"attempt":1}'), ("start", '{"id":"t","name":"n"} x'),
         ("start", '{"id":"t","name":"n","module":{"url":"u"}}'), ("start", '{"id":"t","name":"\\ud800"}'),
         ("start", "[" * 100), ("stop", "[]"), ("stop", '{"id":""}'), ("welcome", '{"heartbeat_s":"1"}'),

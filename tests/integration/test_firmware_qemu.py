@@ -289,7 +289,9 @@ def test_a_loop_ends_at_its_limit(world):
     assert world.run("loop", loop, limits={"wall_s": 2})["failure"] in {"timeout", "cpu"}
 
 
-@pytest.mark.parametrize("loads", [26, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "loads", [26, pytest.param(500, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
+)
 def test_after_hundreds_of_bad_guests_the_board_is_as_it_was(world, loads):
     """W13: nothing of a guest is left: the heap is back where it was, and no guest made the board reboot."""
     guests = [*HOSTILE.items()]
@@ -388,3 +390,23 @@ def test_kept_settings_survive_a_reset_and_start_the_proplet(board, world):
     device.say("run", "run: id is not set")
     join(world)
     device.wait("welcomed by the manager", since)
+
+
+def test_a_board_on_shared_topics_works_for_managers_of_the_original_kind(world, tmp_path):
+    """It speaks protocol 1, as the original's devices do, and what it is given it does."""
+    keys = tmp_path / "old.toml"
+    added = [PROPELLER, "provision", "add-proplets", "1", "--legacy", "--data-dir", world.data]
+    subprocess.run([*added, "--file-name", keys], check=True, capture_output=True)
+    old = World(tomllib.loads(keys.read_text()), world.device, world.data)
+    world.device.reset()
+    # Nobody tells it there how often; the manager of these tests expects a sign of life every two seconds.
+    join(old, lane="shared", heartbeat="1")
+    deadline = time.monotonic() + 60
+    while (answer := ask("GET", f"{old.urls['manager_url']}/proplets/{old.id}"))[0] != 200 or (
+        shown := answer[1]
+    )["alive"] is not True:
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.1)
+    assert shown["protocol"] == 1
+    task = old.run("add", ADD, inputs=["2", "40"])
+    assert (task["state"], task["results"]) == (3, "42")
