@@ -8,9 +8,8 @@ import pytest
 from rich.console import Console
 
 from propeller.cli.render import rendered, show
-from propeller.cli.tables import columns
 from propeller.roles.images import Inspected
-from propeller.wire.tasks import AttemptView, ServiceView, TaskPage, TaskView
+from propeller.wire.tasks import AttemptView, PropletPage, PropletView, ServiceView, TaskPage, TaskView
 
 RESULTS = {"loss": 0.5, "lines": ["a", "b"]}
 TASK = TaskView(
@@ -85,32 +84,49 @@ PAGE = TaskPage(
 )
 
 
-def test_a_list_fits_a_narrow_terminal_and_its_ids_can_be_copied():
-    """In a hundred columns the text gives way and the proplet is cut, never what one types next."""
+def seen(value, width: int) -> list[str]:
+    """The lines that a terminal of so many columns shows."""
     stream = io.StringIO()
-    Console(file=stream, width=100).print(rendered(PAGE))
-    lines = stream.getvalue().splitlines()
-    assert max(map(len, lines)) <= 100
-    assert lines[1].startswith(LONG_ID)
-    assert LONG_ID[::-1] not in stream.getvalue()
+    Console(file=stream, width=width).print(rendered(value))
+    return stream.getvalue().splitlines()
 
 
-def test_a_list_of_proplets_can_be_read_on_80_columns():
-    """Ids, states, counts and moments are whole words there; names and labels give way."""
-    stream = io.StringIO()
-    names = ("ID", "NAME", "STATE", "TASKS", "LAST HEARTBEAT", "LABELS")
-    row = (LONG_ID, "wise-raven", "cordoned", "0/1", "2026-11-22 23:04:26", "zone=north")
-    Console(file=stream, width=80).print(columns(names, [row]))
-    shown = stream.getvalue()
-    assert max(map(len, shown.splitlines())) <= 80
-    for word in (LONG_ID, "cordoned", "TASKS", "0/1", "2026-11-22", "23:04:26"):
-        assert word in shown
+@pytest.mark.parametrize("width", [60, 80, 100, 130])
+def test_a_list_shows_all_on_a_terminal_of_any_width(width):
+    """What has no room beside its row stands below it: ids can be copied, and no word is lost."""
+    lines = seen(PAGE, width)
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith(LONG_ID) for line in lines)
+    for word in ("fail", "Failed", LONG_ID[::-1], "the guest exited with status 3"):
+        assert word in "\n".join(lines)
+
+
+def test_a_list_of_proplets_shows_names_and_labels_on_80_columns():
+    """Ids, states, moments and labels are in one piece; a proplet without labels has no line about them."""
+    bare = PropletView(id=LONG_ID, name="quiet-otter", alive=True, last_alive_at="2026-11-22T23:04:26Z")
+    named = msgspec.structs.replace(bare, id=LONG_ID[::-1], labels={"zone": "north", "disk": "ssd"})
+    lines = seen(PropletPage(offset=0, limit=10, total=2, proplets=[bare, named]), 80)
+    assert lines[1].startswith(f"{LONG_ID}  quiet-otter  ")
+    assert lines[2] == "  LAST HEARTBEAT 2026-11-22 23:04:26"
+    assert lines[4] == "  LAST HEARTBEAT 2026-11-22 23:04:26  LABELS zone=north, disk=ssd"
+
+
+def test_what_fits_nowhere_is_folded():
+    """A name that is longer than the terminal, and a text below a row, go on on the next line."""
+    task = msgspec.structs.replace(TASK, id="#" * 100, error="word " * 30)
+    lines = seen(TaskPage(offset=0, limit=1, total=1, tasks=[task]), 80)
+    assert max(map(len, lines)) <= 80
+    shown = "".join(lines)
+    assert shown.count("#") == 100
+    assert shown.count("word") == 30
 
 
 def test_a_list_in_a_pipe_is_whole_and_has_no_trailing_blanks(capsys):
     """A program that reads a table finds every word of a row on its line."""
-    show(PAGE, as_json=False)
+    long = "the guest said " + "word " * 1000 + "and exited with status 3"
+    task = msgspec.structs.replace(PAGE.tasks[0], error=long)
+    show(msgspec.structs.replace(PAGE, tasks=[task]), as_json=False)
     line = capsys.readouterr().out.splitlines()[1]
-    assert LONG_ID in line
+    assert line.split()[0] == LONG_ID
     assert LONG_ID[::-1] in line
-    assert line.endswith("the guest exited with status 3")
+    assert line.endswith(long)

@@ -5,15 +5,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from propeller.cli import tables_of_tasks, tables_of_training  # noqa: F401 - they teach `table` their shapes
 from propeller.cli.tables import plain
 from propeller.cli.tables import table as table_of
 
-PIPED_COLUMNS = 240
-"""Width when stdout is no terminal: ids are never cut for a program that reads a table."""
+PIPED_COLUMNS = 1_000_000
+"""Width when stdout is no terminal: a row is one line for a program that reads a table, however long."""
 
 
 def show(value: Any, *, as_json: bool, table: Callable[[Any], Any] | None = None) -> None:
@@ -36,9 +35,9 @@ def show(value: Any, *, as_json: bool, table: Callable[[Any], Any] | None = None
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def rendered(value: Any, table: Callable[[Any], Any] | None = None) -> Table | Group | str:
+def rendered(value: Any, table: Callable[[Any], Any] | None = None) -> RenderableType:
     """`value` as people see it."""
-    shown: Table | Group | str = (table or table_of)(value)
+    shown: RenderableType = (table or table_of)(value)
     return shown
 
 

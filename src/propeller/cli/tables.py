@@ -9,34 +9,16 @@ from functools import singledispatch
 from typing import Any
 
 import msgspec
-from rich.console import Group, OverflowMethod
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from propeller.cli.listing import Listing
 from propeller.wire.tasks import ZERO_TIME
-
-_WHOLE = frozenset(
-    {
-        "ID",
-        "TASK",
-        "STATE",
-        "RUN",
-        "TASKS",
-        "ATTEMPT",
-        "TIME (UTC)",
-        "NEXT RUN (UTC)",
-    }
-)
-"""Columns that stay on one line on a narrow terminal, as one copies from them; texts give way."""
-_CUT = frozenset({"PROPLET", "NAME"})
-"""Columns that end in an ellipsis where there is no room: `view` shows them whole, and so does a pipe."""
-
-_MOMENTS = frozenset({"STARTED", "ENDED", "LAST HEARTBEAT"})
-_DAY_CHARS = len("2026-01-31")
 
 
 @singledispatch
-def table(value: object) -> Table | Group | str:
+def table(value: object) -> RenderableType:
     """`value` as people see it; here, anything without a shape of its own."""
     if isinstance(value, msgspec.Struct):
         return facts(plain(value))
@@ -47,22 +29,14 @@ def table(value: object) -> Table | Group | str:
     return text(value)
 
 
-def rows(found: Sequence[Mapping[str, Any]]) -> Table:
-    """A table of things that have the same fields."""
+def rows(found: Sequence[Mapping[str, Any]]) -> Listing:
+    """A list of things that have the same fields."""
     return columns(list(found[0]), [[cell(value) for value in one.values()] for one in found])
 
 
-def columns(names: Sequence[str], rows: Sequence[Sequence[str | Text]], *, title: str = "") -> Table:
-    """A plain table."""
-    table = Table(title=title or None, box=None, pad_edge=False, header_style="bold", title_justify="left")
-    for name in names:
-        overflow: OverflowMethod = "ellipsis" if name in _CUT else "fold"
-        # A moment is torn only between its day and its hour.
-        least = _DAY_CHARS if name in _MOMENTS else None
-        table.add_column(name, overflow=overflow, no_wrap=name in _WHOLE, min_width=least)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def columns(names: Sequence[str], rows: Sequence[Sequence[str | Text]], *, title: str = "") -> Listing:
+    """A plain list."""
+    return Listing(names=names, rows=rows, title=title)
 
 
 def facts(pairs: Mapping[str, object]) -> Table:

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from propeller.cli.listing import Listing
 from propeller.cli.tables import columns, counted, facts, moment, plain, table, text
 from propeller.client.tasks import ended
 from propeller.core.task import TaskState
@@ -38,7 +39,7 @@ def waited_for(value: object) -> str:
 
 
 @table.register
-def _(page: TaskPage) -> Table:
+def _(page: TaskPage) -> Listing:
     return _tasks(page.tasks, title=counted(page, len(page.tasks), "tasks"))
 
 
@@ -60,7 +61,7 @@ def _(found: WorkflowView) -> Group:
 
 
 @table.register
-def _(page: JobPage) -> Table:
+def _(page: JobPage) -> Listing:
     rows = [
         (
             one.job_id,
@@ -76,7 +77,7 @@ def _(page: JobPage) -> Table:
     return columns(names, rows, title=counted(page, len(rows), "jobs"))
 
 
-def schedules(page: TaskPage) -> Table:
+def schedules(page: TaskPage) -> Listing:
     """Tasks by when they are started next."""
     rows = [
         (
@@ -129,7 +130,7 @@ def _service_facts(task: TaskView) -> dict[str, Any]:
     return {**told, **({"why": service.why} if service.why else {})}
 
 
-def _attempts(task: TaskView) -> Table:
+def _attempts(task: TaskView) -> Listing:
     """The attempts of a run; of a service, each replica's latest."""
     rows = [(str(one.attempt or ""), one.state, one.proplet_id, one.error) for one in task.attempts]
     if not any(one.task_id for one in task.attempts):
@@ -144,7 +145,7 @@ def _quiet(shown: Mapping[str, Any]) -> set[str]:
 
 
 @table.register
-def _(page: EventPage) -> Table:
+def _(page: EventPage) -> Listing:
     rows = [
         (
             moment(one.time),
@@ -161,7 +162,7 @@ def _(page: EventPage) -> Table:
 
 
 @table.register
-def _(page: MetricsPage) -> Table:
+def _(page: MetricsPage) -> Listing:
     found = [plain(one) for one in page.metrics]
     if any("metrics" in one for one in found):
         return _guest_metrics(page, found)
@@ -178,7 +179,7 @@ def _(page: MetricsPage) -> Table:
     return columns(names, rows, title=counted(page, len(rows), "measurements"))
 
 
-def _guest_metrics(page: MetricsPage, found: Sequence[Mapping[str, Any]]) -> Table:
+def _guest_metrics(page: MetricsPage, found: Sequence[Mapping[str, Any]]) -> Listing:
     rows = [
         (
             moment(one["timestamp"]),
@@ -194,7 +195,7 @@ def _guest_metrics(page: MetricsPage, found: Sequence[Mapping[str, Any]]) -> Tab
 
 
 @table.register
-def _(page: PropletPage) -> Table:
+def _(page: PropletPage) -> Listing:
     rows = [
         (
             one.id,
@@ -228,11 +229,11 @@ def _(found: PropletView) -> Table:
 
 
 @table.register
-def _(page: HistoryPage) -> Table:
+def _(page: HistoryPage) -> Listing:
     return columns(("HEARTBEAT",), [(time,) for time in page.history])
 
 
-def _tasks(tasks: Sequence[TaskView], *, title: str = "") -> Table:
+def _tasks(tasks: Sequence[TaskView], *, title: str = "") -> Listing:
     rows = [(one.id, one.name, _counted(one), one.proplet_id, one.error or one.reason) for one in tasks]
     return columns(("ID", "NAME", "STATE", "PROPLET", "SAYS"), rows, title=title)
 

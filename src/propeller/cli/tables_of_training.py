@@ -7,6 +7,7 @@ import msgspec
 from rich.console import Group
 from rich.table import Table
 
+from propeller.cli.listing import Listing
 from propeller.cli.tables import cell, columns, facts, metrics, table
 from propeller.client.data import DatasetList, ModelList
 from propeller.wire.experiments import (
@@ -55,11 +56,11 @@ def _(found: ExperimentDetail) -> Group:
 
 
 @table.register
-def _(page: RoundPage) -> Table:
+def _(page: RoundPage) -> Listing:
     return _rounds(page.rounds)
 
 
-def _rounds(rounds: Sequence[RoundView]) -> Table:
+def _rounds(rounds: Sequence[RoundView]) -> Listing:
     rows = [
         (
             one.round_id,
@@ -75,7 +76,7 @@ def _rounds(rounds: Sequence[RoundView]) -> Table:
 
 
 @table.register
-def _(page: ExperimentPage) -> Table:
+def _(page: ExperimentPage) -> Listing:
     rows = [
         (
             one.experiment_id,
@@ -101,7 +102,7 @@ def _(row: MetricRow) -> str:
 
 
 @table.register
-def _(found: ParticipantRows) -> Table:
+def _(found: ParticipantRows) -> Listing:
     rows = [
         (
             one.participant,
@@ -144,7 +145,7 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @table.register
-def _(records: Records) -> Table | str:
+def _(records: Records) -> Listing | str:
     if not records.rows:
         return "none"
     names = [name.upper() for name in records.rows[0]]
@@ -158,5 +159,5 @@ def _(models: ModelList) -> Table:
 
 
 @table.register
-def _(found: DatasetList) -> Table:
+def _(found: DatasetList) -> Listing:
     return columns(("PROPLET",), [(one,) for one in found.clients])
