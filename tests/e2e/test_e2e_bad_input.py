@@ -2,11 +2,13 @@
 
 import base64
 import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-from walk_system import IMAGE, System, joined, request, started, until
+from walk_system import IMAGE, PROPELLER, System, joined, request, started, until
 from wasmtime import wat2wasm
 
 pytestmark = pytest.mark.e2e
@@ -98,6 +100,13 @@ def test_an_unknown_round(system):
         ("coordinator", "/task?round_id=nowhere"),
     ):
         says(system.get(role, path), 404, "nowhere")
+
+
+def test_watching_what_is_not_there(system):
+    """`fl watch` takes an experiment or a round, and says that it is neither."""
+    done = system.cli("fl", "watch", "nope", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no experiment and no round 'nope'" in done.stderr
 
 
 # --- updates
@@ -421,3 +430,15 @@ def test_a_round_of_an_offline_proplet_ends_at_its_deadline(system, tmp_path):
     ended = system.ended(task["id"])
     assert ended["state"] in {4, 6}, "its own deadline or the round's end, whichever is seen first"
     assert ended["reason"], ended
+
+
+def test_a_worker_of_up_is_not_run_twice(system, tmp_path):
+    """A shell that read the env file has the first worker's identity; a bare `proplet` there is told so."""
+    command = [str(PROPELLER), "proplet", "--metrics-port", "0"]
+    shell = os.environ | system.env
+    done = subprocess.run(
+        command, cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert f"runs proplet {system.proplets[0]} already" in done.stderr
+    assert done.stderr.count("\n") == 1

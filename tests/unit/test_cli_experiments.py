@@ -3,7 +3,8 @@
 import pytest
 
 from propeller.cli import render, tables_of_training
-from propeller.cli.experiments import _csv, _models, _points, experiment_in
+from propeller.cli.experiment_numbers import _csv, _points
+from propeller.cli.experiments import _models, experiment_in
 from propeller.errors import BadInput, NotFound
 from propeller.wire.experiments import MetricRow
 

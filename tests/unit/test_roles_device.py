@@ -1,12 +1,14 @@
 """A worker's own command: what it is told of directories and labels."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from propeller.errors import BadInput
+from propeller.errors import BadInput, Conflict
 from propeller.ports import Folder
 from propeller.proplet.settings import ServiceUrls
+from propeller.roles.layout import DataDir, Running
 from propeller.roles.proplet import of_device
 from propeller.roles.settings import Told
 
@@ -69,3 +71,16 @@ def test_a_worker_of_the_broker_alone_is_told_no_other_address():
     for flag in ({"manager_url": "http://m"}, {"allowed_origins": ["*"]}, {"registry_auth": "auth.json"}):
         with pytest.raises(BadInput, match="mqtt_only"):
             of_device(told({"mqtt_only": True, **flag}))
+
+
+def test_the_identity_of_a_worker_that_up_runs_is_refused(tmp_path: Path):
+    """Else two processes would throw each other off the broker; once `up` has ended anybody may have it."""
+    note = Running(pid=os.getpid(), urls={}, mqtt_address="", proplets=["other", "client_id"])
+    DataDir(tmp_path).note(note)
+    shell = {"PROPELLER_DATA_DIR": str(tmp_path)}
+    for flags in ({}, {"data_dir": "elsewhere"}):
+        with pytest.raises(Conflict, match=r"proplet client_id already.*add-proplets 1"):
+            of_device(told(flags, **shell))
+    assert of_device(told(**shell, PROPLET_CLIENT_ID="another")).id == "another"
+    DataDir(tmp_path).forget_note()
+    assert of_device(told(**shell)).id == "client_id"

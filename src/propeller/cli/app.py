@@ -9,6 +9,7 @@ from propeller.cli import (
     datasets,
     demo,
     emulate,
+    experiment_numbers,
     experiments,
     fl,
     flows,
@@ -95,6 +96,7 @@ def program(
 
 roles.add_to(app)
 experiments.add_to(fl.app)
+experiment_numbers.add_to(fl.app)
 demo.add_to(app)
 emulate.add_to(app)
 app.add_typer(tasks.app, name="tasks")

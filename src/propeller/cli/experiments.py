@@ -1,10 +1,8 @@
-"""`propeller fl …` on experiments: run one from a file, watch and steer it, take its numbers away.
+"""`propeller fl …` on experiments: run one from a file, watch and steer it.
 
 An experiment may be named by its own id or by that of the federated task that stands for it.
 """
 
-import csv
-import io
 import json
 import tomllib
 from pathlib import Path
@@ -12,29 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from propeller.cli.experiment_numbers import Id, named
 from propeller.cli.session import Limit, Offset, commas, json_option, read_bytes, session
-from propeller.errors import BadInput, NotFound, PeerRefused, Unsupported
+from propeller.errors import BadInput, NotFound, PeerRefused
 
 if TYPE_CHECKING:
     from propeller.client import Client
     from propeller.wire.experiments import ExperimentBody, MetricRow
 
-_PLAIN = (
-    "number",
-    "round_id",
-    "mode",
-    "state",
-    "model_version",
-    "num_updates",
-    "samples",
-    "bytes",
-    "seconds",
-)
-"""The columns of an export that are no metrics."""
-
-Id = Annotated[str, typer.Argument(metavar="EXPERIMENT")]
 Timeout = Annotated[float, typer.Option("--timeout-s", help="Seconds to wait for the end.")]
-To = Annotated[Path | None, typer.Option("--to", help="Write this file.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,8 +35,6 @@ def add_to(app: typer.Typer) -> None:
         resume,
         stop,
         watch,
-        plot,
-        export,
     ):
         app.command()(command)
 
@@ -169,7 +151,7 @@ def list_experiments(ctx: typer.Context, offset: Offset = 0, limit: Limit = 10) 
 def rounds(ctx: typer.Context, experiment_id: Id, offset: Offset = 0, limit: Limit = 100) -> None:
     """Its rounds and evaluations, newest first."""
     with session(ctx).client() as client:
-        found = client.fl.rounds_of(_named(client, experiment_id), offset=offset, limit=limit)
+        found = client.fl.rounds_of(named(client, experiment_id), offset=offset, limit=limit)
         session(ctx).show(found)
 
 
@@ -178,14 +160,14 @@ def models(ctx: typer.Context, experiment_id: Id) -> None:
     from propeller.cli.tables_of_training import Records
 
     with session(ctx).client() as client:
-        named = _named(client, experiment_id)
-        session(ctx).show(Records(rows=_models(client.fl.metrics(named).rows)))
+        rows = client.fl.metrics(named(client, experiment_id)).rows
+        session(ctx).show(Records(rows=_models(rows)))
 
 
 def participants(ctx: typer.Context, experiment_id: Id) -> None:
     """Who took part, and what each sent."""
     with session(ctx).client() as client:
-        session(ctx).show(client.fl.participants(_named(client, experiment_id)))
+        session(ctx).show(client.fl.participants(named(client, experiment_id)))
 
 
 def pause(ctx: typer.Context, experiment_id: Id) -> None:
@@ -194,21 +176,21 @@ def pause(ctx: typer.Context, experiment_id: Id) -> None:
     The one under way goes on to its end.
     """
     with session(ctx).client() as client:
-        client.fl.pause(_named(client, experiment_id))
+        client.fl.pause(named(client, experiment_id))
     session(ctx).done()
 
 
 def resume(ctx: typer.Context, experiment_id: Id) -> None:
     """Go on after a pause."""
     with session(ctx).client() as client:
-        client.fl.resume(_named(client, experiment_id))
+        client.fl.resume(named(client, experiment_id))
     session(ctx).done()
 
 
 def stop(ctx: typer.Context, experiment_id: Id) -> None:
     """End it, and the round that is under way."""
     with session(ctx).client() as client:
-        client.fl.stop(_named(client, experiment_id))
+        client.fl.stop(named(client, experiment_id))
     session(ctx).done()
 
 
@@ -222,56 +204,11 @@ def watch(
     Prints each change, and exits with 1 if it failed.
     """
     with session(ctx).client() as client:
-        try:
-            _follow(ctx, client, _named(client, name), timeout_s)
-        except NotFound:
-            for seen in client.fl.follow(name, timeout_s=timeout_s):
-                session(ctx).show(seen)
-                if seen.state == "failed":
-                    raise PeerRefused(f"round {name} failed: {seen.reason}", code="round_failed") from None
-
-
-def plot(
-    ctx: typer.Context,
-    experiment_id: Id,
-    metric: Annotated[str, typer.Option("--metric", help="Otherwise the first that was measured.")] = "",
-    to: To = None,
-) -> None:
-    """Draw a metric over the rounds.
-
-    As bars, or with `--to FILE.png` as a picture.
-    """
-    from propeller.cli.tables_of_training import Bars
-
-    with session(ctx).client() as client:
-        chosen, points = _points(client.fl.metrics(_named(client, experiment_id)).rows, metric)
-    if to is None:
-        session(ctx).show(Bars(metric=chosen, points=points))
-        return
-    _picture(experiment_id, chosen, points, to)
-    session(ctx).show(f"wrote {to}")
-
-
-def export(
-    ctx: typer.Context,
-    experiment_id: Id,
-    form: Annotated[str, typer.Option("--format", help="json: everything; csv: rounds in numbers.")] = "json",
-    to: To = None,
-) -> None:
-    """All that is known of an experiment, for other programs."""
-    if form not in {"json", "csv"}:
-        raise BadInput(f"--format is {form!r}; it can be json or csv")
-    with session(ctx).client() as client:
-        named = _named(client, experiment_id)
-        text = _csv(client.fl.metrics(named).rows) if form == "csv" else _json(client, named)
-    if to is None:
-        typer.echo(text, nl=False)
-        return
-    try:
-        to.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot write {to}: {error.strerror or error}") from error
-    session(ctx).show(f"wrote {to}")
+        known = named(client, name)
+        if _is_experiment(client, known):
+            _follow(ctx, client, known, timeout_s)
+        else:
+            _follow_round(ctx, client, name, timeout_s)
 
 
 # --- the file ---------------------------------------------------------------------------------------------
@@ -299,23 +236,36 @@ def experiment_in(content: bytes, where: str) -> "ExperimentBody":
 # --- what is shown ----------------------------------------------------------------------------------------
 
 
-def _named(client: "Client", name: str) -> str:
-    """The experiment's id, also if `name` is the federated task's; any other name as it is."""
-    try:
-        task = client.tasks.view(name)
-    except NotFound:
-        return name
-    return task.experiment_id or name
-
-
 def _follow(ctx: typer.Context, client: "Client", experiment_id: str, timeout_s: float) -> None:
-    client.fl.experiment(experiment_id)
     for row in client.fl.follow_experiment(experiment_id, timeout_s=timeout_s):
         session(ctx).show(row)
     found = client.fl.experiment(experiment_id)
     session(ctx).show(found)
     if found.state != "completed":
         raise PeerRefused(f"experiment {experiment_id} {found.state}: {found.reason}", code="not_completed")
+
+
+def _is_experiment(client: "Client", name: str) -> bool:
+    try:
+        client.fl.experiment(name)
+    except NotFound:
+        return False
+    return True
+
+
+def _follow_round(ctx: typer.Context, client: "Client", round_id: str, timeout_s: float) -> None:
+    try:
+        client.fl.round_status(round_id)
+    except NotFound as error:
+        raise NotFound(
+            f"there is no experiment and no round {round_id!r}; `propeller fl list` shows the experiments, "
+            "`propeller fl rounds EXPERIMENT` its rounds",
+            code=error.reason,
+        ) from error
+    for seen in client.fl.follow(round_id, timeout_s=timeout_s):
+        session(ctx).show(seen)
+        if seen.state == "failed":
+            raise PeerRefused(f"round {round_id} failed: {seen.reason}", code="round_failed")
 
 
 def _handle_view(task: Any) -> dict[str, Any]:
@@ -347,54 +297,3 @@ def _models(rows: list["MetricRow"]) -> list[dict[str, Any]]:
         for row in rows
         if row.model_version is not None
     ]
-
-
-def _points(rows: list["MetricRow"], metric: str) -> tuple[str, list[tuple[int, float]]]:
-    """A metric's name and its values by round: of evaluations where they have it, else of the training."""
-    chosen = metric or next((name for row in rows for name in sorted(row.metrics)), "")
-    for mode in ("evaluate", "train"):
-        measured = (row for row in rows if row.mode == mode and chosen in row.metrics)
-        found = [(row.number, row.metrics[chosen]) for row in measured]
-        if found:
-            return chosen, found
-    raise NotFound(f"no round has the metric {chosen!r}" if chosen else "nothing is measured yet")
-
-
-def _picture(experiment_id: str, metric: str, points: list[tuple[int, float]], to: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise Unsupported("pictures need matplotlib: pip install 'propeller[demo]'") from error
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot(xlabel="round", ylabel=metric, title=experiment_id)
-    axes.plot([number for number, _ in points], [value for _, value in points], marker=".")
-    axes.grid(alpha=0.3)
-    try:
-        figure.savefig(to)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot write {to}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _csv(rows: list["MetricRow"]) -> str:
-    names = sorted({name for row in rows for name in row.metrics})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_PLAIN, *names])
-    for row in rows:
-        values = ["" if (value := getattr(row, name)) is None else value for name in _PLAIN]
-        writer.writerow([*values, *(row.metrics.get(name, "") for name in names)])
-    return text.getvalue()
-
-
-def _json(client: "Client", experiment_id: str) -> str:
-    import msgspec
-
-    rows = client.fl.metrics(experiment_id).rows
-    whole = {
-        "experiment": client.fl.experiment(experiment_id),
-        "rounds": [client.fl.round(row.round_id) for row in rows],
-        "participants": client.fl.participants(experiment_id).participants,
-    }
-    plain = msgspec.json.decode(msgspec.json.encode(whole))
-    plain["experiment"].pop("history", None)
-    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from propeller.roles.children import Child
 from propeller.roles.identity import Config, Identity, env_lines
+from propeller.roles.layout import DATA_DIR_VARIABLE
 from propeller.roles.place import Place, is_local
 from propeller.roles.settings import (
     AggregatorRole,
@@ -146,8 +147,9 @@ def child(up: UpRole, config_path: str, place: Place, section: str) -> Child:
 
 
 def environment(config: Config, place: Place, up: UpRole) -> Mapping[str, str]:
-    """What `--env-file` holds: ids, keys and addresses by the names that published commands use."""
-    found: dict[str, str] = {}
+    """What `--env-file` holds: place, ids, keys and addresses by the names that published commands use."""
+    # So that commands find the system from any directory.
+    found = {DATA_DIR_VARIABLE: str(up.data.root.absolute())}
     operator = config.identity("operator")
     found |= {"DOMAIN_ID": operator.domain_id, "TENANT_ID": operator.domain_id}
     found |= {"CHANNEL_ID": operator.channel_id}

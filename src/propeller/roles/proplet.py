@@ -1,17 +1,18 @@
 """The proplet from its settings: one function for a device's own command, one for a child of `up`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from propeller import limits
-from propeller.errors import BadInput
+from propeller.errors import BadInput, Conflict
 from propeller.ports import Folder
 from propeller.proplet.settings import PropletSettings, ServiceUrls
 from propeller.roles.children import Child
 from propeller.roles.identity import Identity, Services, env_identity, read_config
 from propeller.roles.layers import Layers
-from propeller.roles.layout import data_dir
+from propeller.roles.layout import DataDir, data_dir
 from propeller.roles.settings import AUTH_FILE, DEFAULT_CONFIG, DEFAULT_MQTT, Told, find_services
 
 HEALTH_PORT = 9092
@@ -40,10 +41,15 @@ def of_child(child: Child) -> PropletSettings:
 
 
 def of_device(told: Told) -> PropletSettings:
-    """What a proplet of its own is told; raises `BadInput` that says how to get an identity."""
+    """What a proplet of its own is told.
+
+    Raises `BadInput` that says how to get an identity, `Conflict` if a proplet of `up` has this one.
+    """
     layers = told.layers("proplet")
     identity, services = _identity(told, layers), find_services(told)
-    home = data_dir(layers.path("data_dir"), told.env).root / "proplets" / identity.client_id
+    data = data_dir(layers.path("data_dir"), told.env)
+    _check_not_a_child(identity, (data, data_dir(None, told.env)))
+    home = data.root / "proplets" / identity.client_id
     mqtt_only = layers.switch("mqtt_only", ("PROPLET_MQTT_ONLY",), default=False)
     http = layers
     if mqtt_only:
@@ -159,6 +165,22 @@ def _identity(told: Told, layers: Layers) -> Identity:
         )
     config = read_config(path)
     return config.identity(layers.text("section", ("PROPLET_CONFIG_SECTION",)) or config.only_proplet())
+
+
+def _check_not_a_child(identity: Identity, directories: Iterable[DataDir]) -> None:
+    """Two processes of one identity would take the broker's connection from each other for ever.
+
+    A shell that read the file of `up --env-file` has the identity of its first proplet.
+    """
+    for data in directories:
+        running = data.running()
+        if running and identity.client_id in running.proplets:
+            raise Conflict(
+                f"`propeller up` (process {running.pid}) runs proplet {identity.client_id} already; "
+                "`propeller provision add-proplets 1 -f worker.toml` makes an identity for another one, and "
+                "`propeller proplet --config worker.toml` runs it",
+                code="proplet_runs_already",
+            )
 
 
 def _other_spellings(services: Services) -> tuple[str, ...]:
