@@ -25,15 +25,18 @@ class Services:
 
     def __init__(self, *, credentials=None, offload=inline):
         self.models, self.datasets, self.http = MemoryModelStore(), MemoryDatasetStore(), MemoryHttp()
-        clock = StoppedClock()
+        self.offload = offload
         self.http.register("http://aggregator", aggregator.build(offload=offload))
-        self.http.register(
-            "http://registry", model_registry.build(store=self.models, clock=clock, offload=offload)
-        )
+        self.start_registry()
         self.http.register(
             "http://data",
             data_store.build(store=self.datasets, offload=offload, credentials=credentials),
         )
+
+    def start_registry(self):
+        """Have a model registry answer, over the models that are there."""
+        registry = model_registry.build(store=self.models, clock=StoppedClock(), offload=self.offload)
+        self.http.register("http://registry", registry)
 
     async def seed(self):
         """What a first start makes."""

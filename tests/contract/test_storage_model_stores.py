@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
 from postgres_server import opened
 from propeller import limits
 from propeller.errors import BadInput, Conflict, NotFound, StorageBroken
-from propeller.fl.versions import Artifact, Proposal
+from propeller.fl.versions import Artifact, Measured, Objective, Proposal
 from propeller.storage.blobs import FileBlobs
 from propeller.storage.memory_blobs import MemoryBlobs
 from propeller.storage.model_memory import MemoryModelStore
@@ -56,6 +57,7 @@ async def test_stored_version_comes_back_whole(store, content):
         strategy_json='{"name":"fedavg"}',
         participants=("p1", "p2"),
         metrics={"loss": 0.1},
+        objective=Objective(metric="mse", direction="min"),
     )
     stored, new = await store.add(wanted, content, created_at_s=12.5)
     assert new
@@ -64,6 +66,7 @@ async def test_stored_version_comes_back_whole(store, content):
     assert (stored.round_id, stored.strategy_json) == ("r1", '{"name":"fedavg"}')
     assert (stored.participants, stored.metrics) == (("p1", "p2"), {"loss": 0.1})
     assert (stored.created_at_s, stored.content_bytes) == (12.5, len(content))
+    assert (stored.objective, stored.evaluation) == (wanted.objective, None)
     assert await store.content("m", 1) == content
 
 
@@ -250,8 +253,25 @@ async def test_artefacts_are_written_down_with_their_versions(store):
         await store.note("m", 9, pushed)
 
 
+async def test_the_last_evaluation_is_written_beside_its_version(store):
+    """Repeated it changes nothing, not even its time; another one takes its place; the content stays."""
+    await store.add(proposal(metrics={"loss": 0.5}), SMALL, created_at_s=1.0)
+    first = Measured(round_id="r1-eval", metrics={"accuracy": 0.75}, samples=12, at_s=2.0)
+    judged = await store.evaluated("m", 0, first)
+    assert (judged, judged.evaluation) == (await store.find("m", 0), first)
+    again = await store.evaluated("m", 0, replace(first, at_s=3.0))
+    assert again.evaluation == first
+    second = replace(first, round_id="look-1", metrics={"accuracy": 0.25}, at_s=4.0)
+    await store.evaluated("m", 0, second)
+    [found] = await store.records()
+    assert (found.evaluation, found.metrics) == (second, {"loss": 0.5})
+    assert await store.content("m", 0) == SMALL
+    with pytest.raises(NotFound):
+        await store.evaluated("m", 1, first)
+
+
 async def test_sqlite_registry_of_the_first_schema_takes_states(tmp_path):
-    """A file from before states had a place is brought forward, with all its versions."""
+    """A file from before states and evaluations had a place is brought forward, with all its versions."""
     path = tmp_path / "registry.db"
     database = await Database.open(path, role=ROLE, base="b")
     await SqlModelStore(database, MemoryBlobs()).add(proposal(), SMALL, created_at_s=0)
@@ -259,11 +279,14 @@ async def test_sqlite_registry_of_the_first_schema_takes_states(tmp_path):
     with contextlib.closing(sqlite3.connect(path)) as older:
         older.execute("DROP TABLE model_states")
         older.execute("DROP TABLE model_artifacts")
-        older.execute("ALTER TABLE model_versions DROP COLUMN deleted_at_s")
+        for column in ("deleted_at_s", "objective", "evaluation"):
+            older.execute(f"ALTER TABLE model_versions DROP COLUMN {column}")
         older.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
         older.commit()
     database = await Database.open(path, role=ROLE, base="b")
     store = SqlModelStore(database, MemoryBlobs())
     await store.add(proposal(round_id="r1"), SMALL, state=SMALL, created_at_s=0)
     assert (await store.content("m", 0), await store.state("m", 1)) == (SMALL, SMALL)
+    measured = Measured(round_id="r-eval", metrics={"loss": 1.0}, samples=1, at_s=2.0)
+    assert (await store.evaluated("m", 0, measured)).objective is None
     await database.close()

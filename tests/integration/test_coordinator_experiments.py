@@ -6,9 +6,12 @@ import pytest
 from coordinator_world import SECRET, run, update
 
 from propeller import limits
+from propeller.federation.aggregator import app as aggregator
+from propeller.federation.offload import inline
 from propeller.fl.token import make_token
 
 STARTED = "m/d/c/c/fl/rounds/start"
+MODELS = "http://registry/models/global_model/versions"
 
 
 async def step(world, round_id, version, participants=("p1", "p2"), value=1.0):
@@ -24,12 +27,14 @@ async def step(world, round_id, version, participants=("p1", "p2"), value=1.0):
     await asyncio.sleep(1)
 
 
-async def measure(world, round_id, version, participants=("p1", "p2"), accuracy=0.5):
+async def measure(world, round_id, version, participants=("p1", "p2"), accuracy=0.5, **more):
     """Everyone's metrics for an evaluation."""
     for participant in participants:
         body = update(participant, round_id=round_id, base_model_uri=f"fl/models/global_model_v{version}")
         del body["update"]
-        status, answer = await world.ask("POST", "/update", {**body, "metrics": {"accuracy": accuracy}})
+        status, answer = await world.ask(
+            "POST", "/update", {**body, "metrics": {"accuracy": accuracy, **more}}
+        )
         assert status == 200, answer
     await asyncio.sleep(1)
 
@@ -120,6 +125,54 @@ def test_the_new_model_is_evaluated_before_the_next_round():
         assert (found["state"], found["reason"]) == ("completed", "accuracy reached 0.95")
         assert (found["best"], found["best_version"], found["metrics"]) == (0.95, 2, {"accuracy": 0.95})
         assert (await world.ask("GET", "/rounds/next"))[1]["last_completed_round"] == "exp-2"
+
+    run(scenario)
+
+
+def test_the_best_model_is_the_best_evaluated_one_by_the_metric_that_the_experiment_stops_by():
+    """Not the one whose updates looked best; what was measured outlives a registry and a coordinator away."""
+
+    async def info(world, version):
+        return (await world.services.ask("GET", f"{MODELS}/{version}/info"))[1]
+
+    async def scenario(world):
+        stop = {"metric": "error", "direction": "min", "patience": 3}
+        await experiment(world, evaluation=True, stop=stop)
+        await step(world, "exp-1", 0, value=0.9)
+        await measure(world, "exp-1-eval", 1, accuracy=0.7, error=0.3)
+        assert (await info(world, 1))["objective"] == {"metric": "error", "direction": "min"}
+        await step(world, "exp-2", 1, value=0.1)
+        world.http.unregister("http://registry")
+        await measure(world, "exp-2-eval", 2, accuracy=0.8, error=0.6)
+        assert (await world.ask("GET", "/rounds/exp-2-eval"))[1]["state"] == "aggregating"
+        await reborn(world)
+        world.services.start_registry()
+        assert (await world.settle("exp-2-eval", 20))["completed"]
+        best = await info(world, "best")
+        assert (best["version"], best["evaluation"]["round_id"]) == (1, "exp-1-eval")
+        assert (best["evaluation"]["metrics"], best["evaluation"]["samples"]) == (
+            {"accuracy": 0.7, "error": 0.3},
+            20,
+        )
+        assert (await info(world, 2))["evaluation"]["metrics"]["error"] == 0.6
+        assert (await shown(world))["best_version"] == 1
+
+    run(scenario)
+
+
+def test_a_model_that_is_looked_at_once_has_its_evaluation_too():
+    """An experiment of mode infer; and where the registry keeps none, the measurement stands all the same."""
+
+    async def scenario(world):
+        await world.register("look-1", participants=["p1"], mode="infer")
+        await measure(world, "look-1", 0, ["p1"])
+        found = (await world.services.ask("GET", f"{MODELS}/best/info"))[1]
+        assert (found["version"], found["evaluation"]["round_id"]) == (0, "look-1")
+        await world.register("look-2", participants=["p1"], mode="infer", experiment_id="again")
+        world.http.register("http://registry", aggregator.build(offload=inline))  # knows no models
+        await measure(world, "look-2", 0, ["p1"], accuracy=0.25)
+        done = (await world.ask("GET", "/rounds/look-2"))[1]
+        assert (done["state"], done["metrics"]) == ("completed", {"accuracy": 0.25})
 
     run(scenario)
 

@@ -180,3 +180,28 @@ async def test_latest_and_best_stand_for_a_number(services):
     body = {"model": {"w": [5], "b": 0}, "round_id": "e-5", "metrics": {"loss": 9, "accuracy": 0.5}}
     await services.ask("POST", MODELS, body)
     assert (await services.ask("GET", f"{MODELS}/best"))[1]["w"] == [5]
+
+
+async def test_an_evaluation_is_kept_beside_its_version_and_decides_which_is_best(services):
+    """By the metric that the newest version names; what is no evaluation is refused and changes nothing."""
+    named = {"metric": "mse", "direction": "min"}
+    for number in (1, 2, 3):
+        body = {
+            "model": {"w": [number], "b": 0},
+            "metrics": {"mse": 1.0 / number, "accuracy": 0.5},
+            "objective": named,
+        }
+        assert (await services.ask("POST", MODELS, body))[0] == 201
+    assert (await services.ask("GET", f"{MODELS}/best"))[1]["w"] == [3]
+    for number, mse in ((2, 0.2), (1, 0.4)):
+        told = {"round_id": f"e-{number}-eval", "metrics": {"mse": mse}, "samples": 30}
+        place = f"{MODELS}/global_model/versions/{number}/evaluation"
+        status, info = await services.ask("PUT", place, told)
+        assert (status, info["evaluation"]["metrics"], info["objective"]) == (200, {"mse": mse}, named)
+    assert (await services.ask("GET", f"{MODELS}/best"))[1]["w"] == [2]
+    for wrong in ({**told, "samples": 0}, {**told, "metrics": {}}, {**told, "round_id": "no id"}, {}):
+        assert (await services.ask("PUT", place, wrong))[0] == 400
+    assert (await services.ask("PUT", f"{MODELS}/global_model/versions/9/evaluation", told))[0] == 404
+    shown = (await services.ask("GET", f"{MODELS}/global_model/versions/1/info"))[1]
+    assert shown["evaluation"] | {"at": ""} == {**told, "at": ""}
+    assert (await services.ask("POST", MODELS, {**body, "objective": {"metric": ""}}))[0] == 400

@@ -1,13 +1,13 @@
 """Rounds whose participants are drawn or lost, and rounds that evaluate."""
 
-import pytest
 from test_fl_round import a_round, refusal, submit
 
-from propeller.fl.round import EVALUATION_MOVES, Round, RoundState
+from propeller.fl.round import Round, RoundState
 from propeller.fl.round_events import (
     Accept,
     Accepted,
     Aggregate,
+    Aggregated,
     Announce,
     Launched,
     ParticipantsDrawn,
@@ -81,15 +81,14 @@ def measured(participant, samples, accuracy):
     return Submitted(update=update)
 
 
-def test_an_evaluation_completes_with_weighted_metrics_and_makes_no_model():
-    """By samples; at the timeout with what came."""
+def test_an_evaluation_completes_with_metrics_and_makes_no_model():
+    """At the timeout with what came; it is over once what was measured is kept."""
     one = a_round(3, mode="evaluate")
     one.handle(measured("p1", 30, 0.5), 1)
     one.handle(measured("p2", 10, 0.9), 2)
-    assert one.handle(Tick(), 60) == [Announce()]
-    assert (one.state, one.version) == (RoundState.COMPLETED, None)
-    assert one.metrics == pytest.approx({"accuracy": 0.6})
-    assert RoundState.AGGREGATING not in EVALUATION_MOVES
+    assert one.handle(Tick(), 60) == [Aggregate(participants=("p1", "p2"))]
+    assert one.handle(Aggregated(metrics={"accuracy": 0.6}), 61) == [Announce()]
+    assert (one.state, one.version, one.metrics) == (RoundState.COMPLETED, None, {"accuracy": 0.6})
 
 
 def test_refusals_are_kept_with_their_reason_and_bounded():

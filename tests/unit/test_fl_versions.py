@@ -7,7 +7,7 @@ import pytest
 
 from propeller import limits
 from propeller.errors import BadInput, Conflict
-from propeller.fl.versions import ModelVersion, Proposal, place
+from propeller.fl.versions import Measured, ModelVersion, Objective, Proposal, best_of, place
 
 STORED = ModelVersion(
     name="m",
@@ -89,3 +89,59 @@ def test_names_and_rounds_are_ids(field):
     """What becomes a path or a topic is checked where it enters."""
     with pytest.raises(BadInput, match="is not an id"):
         Proposal(**{"name": "m", "sha256": "a" * 64, field: "a/b"})
+
+
+def judged(
+    number: int,
+    *,
+    updates: dict[str, float] | None = None,
+    evaluation: dict[str, float] | None = None,
+    objective: Objective | None = None,
+) -> ModelVersion:
+    """A version with the metrics of its updates, and what an evaluation of it measured."""
+    measured = evaluation and Measured(round_id=f"r{number}-eval", metrics=evaluation, samples=9, at_s=0.0)
+    return replace(
+        STORED, version=number, metrics=updates or {}, evaluation=measured or None, objective=objective
+    )
+
+
+F1, MSE = Objective(metric="f1"), Objective(metric="mse", direction="min")
+
+
+@pytest.mark.parametrize(
+    ("versions", "best"),
+    [
+        ([], None),
+        ([judged(0), judged(1, updates={"note": 1.0})], None),
+        ([judged(1, updates={"accuracy": 0.9, "loss": 9.0}), judged(2, updates={"loss": 0.1})], 1),
+        ([judged(1, updates={"loss": 0.2}), judged(2, updates={"loss": 0.2}), judged(3)], 2),
+        # Of other rows: what the updates say of 3 does not compare with what was measured of 1 and 2.
+        (
+            [
+                judged(1, updates={"accuracy": 0.5}, evaluation={"accuracy": 0.8}),
+                judged(2, updates={"accuracy": 0.9}, evaluation={"accuracy": 0.7}),
+                judged(3, updates={"accuracy": 0.99}),
+            ],
+            1,
+        ),
+        ([judged(1, evaluation={"loss": 0.5}), judged(2, updates={"accuracy": 0.9})], 1),
+        # The newest experiment that names a metric says which one counts, and which way.
+        (
+            [
+                judged(1, evaluation={"mse": 0.1, "f1": 0.2, "accuracy": 0.3}, objective=F1),
+                judged(2, evaluation={"mse": 0.2, "f1": 0.9, "accuracy": 0.1}, objective=MSE),
+                judged(3, evaluation={"mse": 0.3, "f1": 0.1, "accuracy": 0.2}),
+            ],
+            1,
+        ),
+        ([judged(1, updates={"f1": 0.2}, objective=F1), judged(2, updates={"f1": 0.9})], 2),
+        ([judged(1, updates={"accuracy": 0.2}), judged(2, updates={"accuracy": 0.1}, objective=F1)], 1),
+    ],
+)
+def test_the_best_version_goes_by_evaluations_and_by_what_its_experiment_wants(
+    versions: list[ModelVersion], best: int | None
+):
+    """Evaluations before updates, the experiment's metric before accuracy and loss, whatever the order."""
+    for given in (versions, versions[::-1]):
+        found = best_of(given)
+        assert (found and found.version) == best

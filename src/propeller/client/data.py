@@ -10,9 +10,11 @@ from propeller.client.calls import Role, part
 from propeller.fl.versions import GLOBAL_MODEL
 from propeller.wire.models import (
     ArtifactView,
+    EvaluationView,
     ModelPulled,
     ModelPushed,
     ModelStored,
+    ObjectiveBody,
     PullModel,
     PushModel,
     StoreModel,
@@ -29,6 +31,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     round_id: str | None = None
     participants: list[str] = []
     metrics: dict[str, float] = {}
+    """Those that came with the updates."""
+    objective: ObjectiveBody | None = None
+    """What its experiment stops by, if it names a metric."""
+    evaluation: EvaluationView | None = None
+    """What its last evaluation measured, if there was one."""
     created_at: str = ""
     bytes: int = 0
     artifacts: list[ArtifactView] = []

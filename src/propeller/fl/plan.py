@@ -311,6 +311,12 @@ def _stopping(stopping: Stopping) -> Stopping:
         raise BadInput(
             f"stop.metric is {stopping.metric[:80]!r}: give it a target or a patience", code="bad_stop"
         )
+    if len(stopping.metric) > limits.TENSOR_NAME_CHARS_MAX:
+        raise BadInput(
+            f"stop.metric has {len(stopping.metric)} characters; no metric has over "
+            f"{limits.TENSOR_NAME_CHARS_MAX}",
+            code="bad_stop",
+        )
     if stopping.min_delta < 0 or stopping.wall_s < 0:
         raise BadInput("stop.min_delta and stop.wall_s must not be negative", code="bad_stop")
     return stopping

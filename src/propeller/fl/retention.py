@@ -12,10 +12,9 @@ It must not know who deletes, nor where versions are.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 from propeller.core.retention import Aged, Keep, surplus
-from propeller.fl.versions import ModelVersion
+from propeller.fl.versions import ModelVersion, best_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +24,6 @@ class Needed:
     versions: Collection[tuple[str, int]] = ()
     rounds: Collection[str] = ()
     unpublished: Collection[tuple[str, int]] = ()
-
-
-def best_of(versions: Sequence[ModelVersion]) -> ModelVersion | None:
-    """That of the highest `accuracy` or, where none has any, the lowest `loss`; of equals the last."""
-    for metric, sign in (("accuracy", 1.0), ("loss", -1.0)):
-        judged = [(sign * one.metrics[metric], one.version, one) for one in versions if metric in one.metrics]
-        if judged:
-            return max(judged, key=itemgetter(0, 1))[2]
-    return None
 
 
 def why_needed(version: ModelVersion, model: Sequence[ModelVersion], needed: Needed) -> str:

@@ -5,7 +5,8 @@
         └──refused, never launched, stopped──▶ FAILED ◀──too few at the timeout, stopped──────┤
                                                      COMPLETED ◀──the new model is stored─────┘
 
-A round that evaluates goes from COLLECTING to COMPLETED: its updates are metrics, and it makes no model.
+A round that evaluates takes the same way, but its updates are metrics: it makes no model, and AGGREGATING
+ends once the registry has what was measured.
 A first round, and one that a task started by hand opened, begins as COLLECTING: its tasks are their owner's.
 The participants of a `drawn` round become known while it is REGISTERED. When all who could still send have
 sent or are lost, the round ends as at its timeout, and at once when too few are left for `min_updates`.
@@ -44,7 +45,6 @@ from propeller.fl.round_events import (
     Welcome,
 )
 from propeller.fl.round_spec import RoundSpec, quorum
-from propeller.fl.update import mean_metrics
 
 
 class RoundState(StrEnum):
@@ -67,15 +67,7 @@ MOVES: Final[Mapping[RoundState, frozenset[RoundState]]] = {
     _DONE: frozenset(),
     _FAILED: frozenset(),
 }
-"""The whole life of a round that trains; any other move is a bug."""
-
-EVALUATION_MOVES: Final[Mapping[RoundState, frozenset[RoundState]]] = {
-    _R: frozenset({_C, _FAILED}),
-    _C: frozenset({_DONE, _FAILED}),
-    _DONE: frozenset(),
-    _FAILED: frozenset(),
-}
-"""The same of one that evaluates."""
+"""The whole life of a round; any other move is a bug."""
 
 TERMINAL: Final = frozenset(state for state, after in MOVES.items() if not after)
 
@@ -323,11 +315,6 @@ class Round:
         return [Welcome(participant=event.participant)]
 
     def _close(self, now_mono_s: float, cause: str) -> list[Command]:
-        if self.spec.mode == "evaluate":
-            measured = self.accepted.values()
-            self.metrics = mean_metrics((one.samples, one.metrics) for one in measured)
-            self._move(RoundState.COMPLETED, now_mono_s, cause)
-            return [Announce()]
         self._move(RoundState.AGGREGATING, now_mono_s, cause)
         return self._aggregate()
 
@@ -341,7 +328,8 @@ class Round:
             return []
         self.version, self.model_hash = event.version, event.model_hash
         self.metrics = event.metrics
-        self._move(RoundState.COMPLETED, now_mono_s, f"version {event.version} was stored")
+        what = "its metrics were stored" if event.version is None else f"version {event.version} was stored"
+        self._move(RoundState.COMPLETED, now_mono_s, what)
         return [Announce()]
 
     def _aggregation_failed(self, event: AggregationFailed, now_mono_s: float) -> list[Command]:
@@ -360,8 +348,7 @@ class Round:
         return [Announce()]
 
     def _move(self, to: RoundState, now_mono_s: float, cause: str) -> None:
-        moves = EVALUATION_MOVES if self.spec.mode == "evaluate" else MOVES
-        if to not in moves[self.state]:
+        if to not in MOVES[self.state]:
             story = "; ".join(self.history)
             raise Bug(f"round {self.spec.round_id!r} cannot go from {self.state} to {to} ({cause}): {story}")
         self.state = to

@@ -75,10 +75,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aggregated:
-    """The new model is in the registry."""
+    """The new model is in the registry, or what an evaluation measured, which makes no version."""
 
-    version: int
-    model_hash: str
+    version: int | None = None
+    model_hash: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -2,11 +2,14 @@
 
 A version belongs to a named model, is immutable, and is linked: parent, round, strategy, participants. A
 store gathers the four facts that `place` asks for and obeys its answer, all in one transaction; so the
-database and its in-memory twin cannot disagree about what is a repetition and what is a clash.
+database and its in-memory twin cannot disagree about what is a repetition and what is a clash. What becomes
+known of a version later, such as how it did when it was evaluated, is written beside it. `best_of` says which
+version of a model is its best.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter, itemgetter
 from typing import Final, Literal
 
 from propeller import limits
@@ -15,6 +18,44 @@ from propeller.errors import BadInput, Conflict
 
 GLOBAL_MODEL: Final = "global_model"
 """The model meant by `/models/{n}` and by `fl/models/global_model_v{N}`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What a model is made for: the metric that is to be as high, or as low, as can be."""
+
+    metric: str
+    direction: Literal["max", "min"] = "max"
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.metric) <= limits.TENSOR_NAME_CHARS_MAX:
+            raise BadInput(
+                f"the metric of an objective has a name of 1 to {limits.TENSOR_NAME_CHARS_MAX} characters",
+                code="bad_objective",
+            )
+
+
+DEFAULT_OBJECTIVES: Final = (
+    Objective(metric="accuracy"),
+    Objective(metric="loss", direction="min"),
+)
+"""What counts, in this order, where no experiment said so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What an evaluation found out about a version, on rows that devices held out."""
+
+    round_id: str
+    """The evaluation's own id."""
+    metrics: Mapping[str, float]
+    """Means over the participants, weighted by samples."""
+    samples: int
+    at_s: float
+    """Unix time."""
+
+    def __post_init__(self) -> None:
+        check_id(self.round_id, "round_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +72,9 @@ class Proposal:
     """The strategy's name, version and options as the coordinator wrote them: a JSON object, as text."""
     participants: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those that came with the updates."""
+    objective: Objective | None = None
+    """What its experiment stops by, if it names a metric."""
 
     def __post_init__(self) -> None:
         check_id(self.name, "model name")
@@ -59,6 +103,15 @@ class ModelVersion:
     """Size of the safetensors file."""
     deleted_at_s: float | None = None
     """When its content was deleted, Unix time; its number and lineage stay."""
+    objective: Objective | None = None
+    evaluation: Measured | None = None
+    """The last one, if it was evaluated."""
+
+    def evaluated(self, measured: Measured) -> "ModelVersion":
+        """The version with an evaluation written beside it; itself if that very one is there already."""
+        known = self.evaluation
+        repeated = known is not None and replace(measured, at_s=known.at_s) == known
+        return self if repeated else replace(self, evaluation=measured)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +126,31 @@ class Artifact:
     """Where every version is pushed to, if that is why it was."""
     at_s: float
     """Unix time."""
+
+
+def best_of(versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    """The best of a model's versions, of equals the last; None if there is nothing to compare.
+
+    It goes by what evaluations measured or, where none did, by the metrics that came with the updates: those
+    are of other rows, so the two are never compared. The metric is the one that the newest version's
+    experiment stops by or, without one or where no version has it, the first of `DEFAULT_OBJECTIVES`.
+    """
+    named = [one.objective for one in sorted(versions, key=attrgetter("version")) if one.objective]
+    measurements: tuple[Callable[[ModelVersion], Mapping[str, float]], ...] = (
+        lambda one: one.evaluation.metrics if one.evaluation else {},
+        lambda one: one.metrics,
+    )
+    for metrics_of in measurements:
+        for objective in (*named[-1:], *DEFAULT_OBJECTIVES):
+            sign = 1.0 if objective.direction == "max" else -1.0
+            judged = [
+                (sign * metrics_of(one)[objective.metric], one.version, one)
+                for one in versions
+                if objective.metric in metrics_of(one)
+            ]
+            if judged:
+                return max(judged, key=itemgetter(0, 1))[2]
+    return None
 
 
 def check_version(number: int, what: str) -> int:

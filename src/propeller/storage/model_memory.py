@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from propeller import limits
-from propeller.fl.versions import Artifact, ModelVersion, Proposal, place
+from propeller.fl.versions import Artifact, Measured, ModelVersion, Proposal, place
 from propeller.ports import BlobWriter
 from propeller.storage.memory_blobs import MemoryBlobs
 from propeller.storage.model_store import unknown, version_of
@@ -113,6 +113,15 @@ class MemoryModelStore:
     async def sweep(self) -> int:
         """See `stores.ModelStore`; what writers committed is copied here, so all of it may go."""
         return sum([await self._blobs.forget(blob) for blob in await self._blobs.digests()])
+
+    async def evaluated(self, name: str, version: int, measured: Measured) -> ModelVersion:
+        """See `stores.ModelStore`."""
+        if (name, version) not in self._stored:
+            raise unknown(name, version)
+        known, content = self._stored[name, version]
+        judged = known.evaluated(measured)
+        self._stored[name, version] = (judged, content)
+        return judged
 
     async def note(self, name: str, version: int, artifact: Artifact) -> None:
         """See `stores.ModelStore`."""

@@ -13,7 +13,7 @@ import msgspec
 
 from propeller import limits
 from propeller.errors import NotFound, StorageBroken
-from propeller.fl.versions import Artifact, ModelVersion, Proposal, place
+from propeller.fl.versions import Artifact, Measured, ModelVersion, Objective, Proposal, place
 from propeller.ports import BlobFiles, BlobWriter
 from propeller.storage.connection import Connection, Row, SqlDatabase
 from propeller.storage.queries import Queries
@@ -152,6 +152,10 @@ class SqlModelStore:
                 gone += await self._blobs.forget(blob)
         return gone
 
+    async def evaluated(self, name: str, version: int, measured: Measured) -> ModelVersion:
+        """See `stores.ModelStore`."""
+        return await self._database.write(partial(_evaluated, name, version, measured))
+
     async def note(self, name: str, version: int, artifact: Artifact) -> None:
         """See `stores.ModelStore`."""
         await self._database.write(partial(_note, name, version, artifact))
@@ -220,6 +224,17 @@ def _note(name: str, version: int, artifact: Artifact, connection: Connection) -
     connection.execute(_SQL.insert_artifact, {"name": name, "version": version, **row})
 
 
+def _evaluated(name: str, version: int, measured: Measured, connection: Connection) -> ModelVersion:
+    known = _find(name, version, connection)
+    if known is None:
+        raise unknown(name, version)
+    judged = known.evaluated(measured)
+    if judged is not known:
+        told = codec.encode(measured).decode()
+        connection.execute(_SQL.update_evaluation, {"name": name, "version": version, "evaluation": told})
+    return judged
+
+
 def _clear(name: str, version: int, at_s: float, connection: Connection) -> list[str] | None:
     """The files that nothing names any more, or None if there was no content to delete."""
     held = [_content(name, version, connection), _state(name, version, connection)]
@@ -248,6 +263,7 @@ def _row(version: ModelVersion) -> dict[str, Any]:
         "metrics": codec.encode(version.metrics).decode(),
         "created_at_s": version.created_at_s,
         "content_bytes": version.content_bytes,
+        "objective": None if version.objective is None else codec.encode(version.objective).decode(),
     }
 
 
@@ -266,6 +282,10 @@ def _read(row: Row | None) -> ModelVersion | None:
         created_at_s=row["created_at_s"],
         content_bytes=row["content_bytes"],
         deleted_at_s=row["deleted_at_s"],
+        objective=None if row["objective"] is None else msgspec.json.decode(row["objective"], type=Objective),
+        evaluation=None
+        if row["evaluation"] is None
+        else msgspec.json.decode(row["evaluation"], type=Measured),
     )
 
 
@@ -318,6 +338,7 @@ def version_of(proposal: Proposal, version: int, content_bytes: int, created_at_
         metrics=dict(proposal.metrics),
         created_at_s=created_at_s,
         content_bytes=content_bytes,
+        objective=proposal.objective,
     )
 
 

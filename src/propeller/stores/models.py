@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from propeller.fl.versions import Artifact, ModelVersion, Proposal
+from propeller.fl.versions import Artifact, Measured, ModelVersion, Proposal
 from propeller.ports import BlobWriter
 
 
@@ -86,6 +86,13 @@ class ModelStore(Protocol):
 
     async def sweep(self) -> int:
         """Delete files that no version names and nobody is storing, and say how many."""
+        ...
+
+    async def evaluated(self, name: str, version: int, measured: Measured) -> ModelVersion:
+        """Write down what an evaluation found, in place of the last one; the same one again changes nothing.
+
+        Raises `NotFound`.
+        """
         ...
 
     async def note(self, name: str, version: int, artifact: Artifact) -> None:

@@ -20,6 +20,27 @@ class StrategyUsed(Struct, frozen=True, kw_only=True):
     options: dict[str, Any]
 
 
+class ObjectiveBody(Struct, frozen=True, kw_only=True):
+    """Which metric makes one version better than another, and which way."""
+
+    metric: str
+    direction: Literal["max", "min"] = "max"
+
+
+class EvaluatedModel(Struct, frozen=True, kw_only=True):
+    """`PUT /models/{name}/versions/{version}/evaluation`: what the round `round_id` measured of a version."""
+
+    round_id: str
+    metrics: dict[str, float]
+    samples: int
+
+
+class EvaluationView(EvaluatedModel, frozen=True, kw_only=True):
+    """The same as a version's info shows it; `at` is RFC 3339."""
+
+    at: str
+
+
 class StoreModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`POST /models`: without `version` the registry gives the next one, once for each `round_id`."""
 
@@ -31,6 +52,7 @@ class StoreModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strategy: StrategyUsed | None = None
     participants: list[str] = []
     metrics: dict[str, float] = {}
+    objective: ObjectiveBody | None = None
     state: dict[str, Any] = {}
     """The strategy's own tensors for the next round; empty if it keeps none."""
 
@@ -47,6 +69,7 @@ class StoreFiles(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strategy: StrategyUsed | None = None
     participants: list[str] = []
     metrics: dict[str, float] = {}
+    objective: ObjectiveBody | None = None
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -112,6 +135,7 @@ class ModelLineage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strategy: StrategyUsed | None = None
     participants: list[str] = []
     metrics: dict[str, float] = {}
+    objective: ObjectiveBody | None = None
     created_at: str = ""
 
 

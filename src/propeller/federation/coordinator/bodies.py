@@ -31,6 +31,7 @@ from propeller.wire.models import (
     MODEL_FILES,
     AggregateBody,
     Folded,
+    ObjectiveBody,
     StoreFiles,
     StoreModel,
     StrategyUsed,
@@ -60,6 +61,8 @@ class Work:
     strategy_version: int
     options: Mapping[str, Any]
     metrics: Mapping[str, float]
+    objective: ObjectiveBody | None = None
+    """What the experiment stops by, if it names a metric."""
 
 
 def used(work: Work) -> StrategyUsed:
@@ -134,6 +137,7 @@ def model_body(answer: bytes, base: Tensors, work: Work, made_by: StrategyUsed) 
         strategy=made_by,
         participants=list(work.participants),
         metrics=dict(work.metrics),
+        objective=work.objective,
     )
     digest = content_hash(model)
     if any(array.dtype != np.float64 for array in model.values()):
@@ -149,5 +153,6 @@ def model_body(answer: bytes, base: Tensors, work: Work, made_by: StrategyUsed) 
         strategy=head.strategy,
         participants=head.participants,
         metrics=head.metrics,
+        objective=head.objective,
     )
     return codec.encode(body), "application/json", digest

@@ -35,6 +35,7 @@ from propeller.wire import codec
 from propeller.wire.models import (
     SAFETENSORS,
     AggregateFiles,
+    EvaluatedModel,
     ModelInfo,
     ModelPulled,
     ModelStored,
@@ -206,6 +207,13 @@ class Peers:
         version = decoded(ModelStored, stored.body, "the registry's answer").version
         return Made(version=version, model_hash=model_hash)
 
+    async def evaluated(self, ref: ModelRef, told: EvaluatedModel) -> None:
+        """Have what was measured written beside a version; again is harmless.
+
+        Raises `PeerUnavailable`, and `PeerRefused` for a version that is gone or a registry that keeps none.
+        """
+        await self._ask("PUT", f"{self._version(ref)}/evaluation", codec.encode(told), "registry")
+
     # --- small models --------------------------------------------------------------------------------------
 
     async def _state(self, work: Work) -> Tensors:
@@ -306,6 +314,7 @@ class Peers:
                 strategy=used(work),
                 participants=list(work.participants),
                 metrics=dict(work.metrics),
+                objective=work.objective,
             )
         )
         size = model.bytes + (state.bytes if kept else 0)

@@ -6,8 +6,9 @@ loaded anew and every caller gets the error. Knows no HTTP routes; `experiments`
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from propeller.federation.coordinator.settings import CoordinatorSettings
 from propeller.federation.coordinator.uploads import Uploads
 from propeller.federation.offload import Offload
 from propeller.fl.model_ref import ModelRef
-from propeller.fl.round import RoundState
+from propeller.fl.round import Round, RoundState
 from propeller.fl.round_events import Aggregated, AggregationFailed
 from propeller.fl.strategies.registry import strategy
 from propeller.fl.token import make_token, verify_token
@@ -37,7 +38,7 @@ from propeller.ports import BlobFiles, Bus, BusSession, Clock, HttpStreams, Inst
 from propeller.stores.coordinator import Changes, CoordinatorStore, NoticeKind, StoredUpdate
 from propeller.telemetry.logs import about, logger
 from propeller.telemetry.metrics import RoleMetrics
-from propeller.wire.models import UpdateSource
+from propeller.wire.models import EvaluatedModel, ObjectiveBody, UpdateSource
 
 T = TypeVar("T")
 BLOB = "blob"
@@ -268,7 +269,7 @@ class Coordinator:
         with about(round_id=round_id):
             event: Aggregated | AggregationFailed
             try:
-                event = await self._made(round_id, participants)
+                event = await self._result(round_id, participants)
             except PropellerError as error:
                 logger().warning("aggregation failed", error=error.message, retryable=error.retryable)
                 event = AggregationFailed(
@@ -284,20 +285,38 @@ class Coordinator:
                 lambda batch, now: self.engine.aggregation(round_id, event, batch=batch, now=now)
             )
 
-    async def _made(self, round_id: str, participants: tuple[str, ...]) -> Aggregated:
+    async def _result(self, round_id: str, participants: tuple[str, ...]) -> Aggregated:
         live = self.engine.rounds.get(round_id)
         stored = {one.record.accepted.participant: one for one in await self.store.contents(round_id)}
         if live is None or not stored.keys() >= set(participants):
             raise PeerRefused(f"round {round_id!r} lost updates of its closed set", code="updates_lost")
         chosen = [stored[participant] for participant in participants]
-        spec = self.engine.experiments[live.round.spec.series].experiment.spec
-        metrics = mean_metrics((one.record.accepted.samples, one.record.accepted.metrics) for one in chosen)
-        large = (await self._peers.base(live.round.spec.base)).large
+        if live.round.spec.mode == "evaluate":
+            return await self._measured(live.round, chosen)
+        return await self._made(live.round, chosen)
+
+    async def _measured(self, round_: Round, chosen: list[StoredUpdate]) -> Aggregated:
+        """What devices measured, written beside the version that it is of."""
+        metrics = _mean_metrics(chosen)
+        told = EvaluatedModel(
+            round_id=round_.spec.round_id, metrics=_bounded(metrics), samples=round_.samples
+        )
+        try:
+            await self._peers.evaluated(round_.spec.base, told)
+        except PeerRefused as error:
+            # The version is gone, or its registry is an older one; what was measured stays on record here.
+            logger().warning("evaluation not kept with its model", error=error.message)
+        return Aggregated(metrics=metrics)
+
+    async def _made(self, round_: Round, chosen: list[StoredUpdate]) -> Aggregated:
+        spec = self.engine.experiments[round_.spec.series].experiment.spec
+        metrics, stopping = _mean_metrics(chosen), spec.stopping
+        large = (await self._peers.base(round_.spec.base)).large
         made: Made = await self._peers.make(
             Work(
-                round_id=round_id,
-                base=live.round.spec.base,
-                participants=participants,
+                round_id=round_.spec.round_id,
+                base=round_.spec.base,
+                participants=[one.record.accepted.participant for one in chosen],
                 samples=[one.record.accepted.samples for one in chosen],
                 staleness=[one.record.staleness for one in chosen],
                 contents=() if large else [await self._content(one) for one in chosen],
@@ -305,10 +324,13 @@ class Coordinator:
                 strategy=spec.strategy,
                 strategy_version=strategy(spec.strategy).version,
                 options=spec.options,
-                metrics=dict(list(metrics.items())[: limits.UPDATE_METRICS_MAX]),
+                metrics=_bounded(metrics),
+                objective=ObjectiveBody(metric=stopping.metric, direction=stopping.direction)
+                if stopping.metric
+                else None,
             )
         )
-        self._models.show(ModelRef(name=live.round.spec.base.name, version=made.version), new=True)
+        self._models.show(ModelRef(name=round_.spec.base.name, version=made.version), new=True)
         return Aggregated(version=made.version, model_hash=made.model_hash, metrics=metrics)
 
     async def _content(self, update: StoredUpdate) -> bytes:
@@ -328,6 +350,15 @@ class Coordinator:
             samples=accepted.samples,
             staleness=accepted.staleness,
         )
+
+
+def _mean_metrics(updates: Iterable[StoredUpdate]) -> dict[str, float]:
+    return mean_metrics((one.record.accepted.samples, one.record.accepted.metrics) for one in updates)
+
+
+def _bounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """As many as a version may have."""
+    return dict(islice(metrics.items(), limits.UPDATE_METRICS_MAX))
 
 
 def _answer(item: _Item) -> None:

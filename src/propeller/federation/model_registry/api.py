@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from litestar import HttpMethod, Response, get, post, route
+from litestar import HttpMethod, Response, get, post, put, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
@@ -13,19 +13,19 @@ from litestar.response import Stream
 from propeller import limits
 from propeller.core.ids import check_id
 from propeller.errors import BadInput, NotFound, Unsupported
-from propeller.federation.model_registry.content import info, propose, render
+from propeller.federation.model_registry.content import info, measured_of, propose, render
 from propeller.federation.model_registry.files import Pieces, store_files
 from propeller.federation.model_registry.rendered import Rendered
 from propeller.federation.offload import Offload
-from propeller.fl.retention import best_of
-from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, check_version
+from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, best_of, check_version
 from propeller.http.answers import AnyRequest, unchanged
+from propeller.http.document import said
 from propeller.http.large import file_answer, json_answer
-from propeller.http.server import json_bytes, media_type
+from propeller.http.server import json_body, json_bytes, media_type
 from propeller.ports import Clock
 from propeller.stores.models import ModelStore
 from propeller.telemetry.logs import logger
-from propeller.wire.models import MODEL_FILES, SAFETENSORS, ArtifactView, StoreFiles
+from propeller.wire.models import MODEL_FILES, SAFETENSORS, ArtifactView, EvaluatedModel, StoreFiles
 
 LATEST, BEST = "latest", "best"
 """Versions by what they are, wherever a number may stand in a path."""
@@ -38,7 +38,12 @@ def routes(
 ) -> list[HTTPRouteHandler]:
     """The routes over `store` alone; `stored` is called when a version came."""
     reading = _readings(store, Rendered(store, offload), offload)
-    return [_post_model(store, clock, offload, stored), *_listings(store), *reading]
+    return [
+        _post_model(store, clock, offload, stored),
+        _put_evaluation(store, clock),
+        *_listings(store),
+        *reading,
+    ]
 
 
 def _post_model(
@@ -72,6 +77,24 @@ def _post_model(
         return _answer(found, new)
 
     return store_model
+
+
+def _put_evaluation(store: ModelStore, clock: Clock) -> HTTPRouteHandler:
+    @put(
+        "/models/{name:str}/versions/{version:str}/evaluation",
+        summary="Write down what an evaluation of a version measured",
+        opt=said(takes=EvaluatedModel),
+    )
+    async def store_evaluation(
+        request: AnyRequest, name: FromPath[str], version: FromPath[str]
+    ) -> dict[str, object]:
+        """In place of the last one. The version stays what it is; `best` goes by evaluations from now on."""
+        told = await json_body(request, EvaluatedModel, "the evaluation")
+        found = await find(store, name, version)
+        measured = measured_of(told, clock.now().wall_s)
+        return info(await store.evaluated(found.name, found.version, measured))
+
+    return store_evaluation
 
 
 def _answer(stored: ModelVersion, new: bool) -> Response[dict[str, Any]]:  # noqa: FBT001 - as `add` answers
@@ -181,11 +204,15 @@ def _as_file(accept: str, found: ModelVersion) -> bool:
 
 
 async def _tagged(store: ModelStore, name: str, tag: str) -> ModelVersion:
-    """The newest version, or the one whose round reported the best metrics."""
-    found = [one for number in await store.versions(name) if (one := await store.find(name, number))]
+    """The newest version, or the best one: `fl.versions.best_of`."""
+    found = [one for one in await store.records() if one.name == name and one.deleted_at_s is None]
     chosen = found[-1] if found and tag == LATEST else best_of(found)
     if chosen is None:
-        why = "has no version with the metrics accuracy or loss" if found else "is not in this registry"
+        why = (
+            "has no version with the metric that its experiment stops by, nor accuracy or loss"
+            if found
+            else "is not in this registry"
+        )
         raise NotFound(f"there is no {tag} version: model {name!r} {why}", code="unknown_version")
     return chosen
 

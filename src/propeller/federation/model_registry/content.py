@@ -22,9 +22,9 @@ from propeller.fl.tensors import (
     to_json,
     to_safetensors,
 )
-from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, Proposal
+from propeller.fl.versions import GLOBAL_MODEL, Measured, ModelVersion, Objective, Proposal
 from propeller.wire import codec
-from propeller.wire.models import StoreFiles
+from propeller.wire.models import EvaluatedModel, ObjectiveBody, StoreFiles
 
 
 class _Posted(msgspec.Struct, kw_only=True):
@@ -36,6 +36,7 @@ class _Posted(msgspec.Struct, kw_only=True):
     strategy: dict[str, Any] | None = None
     participants: list[str] = []
     metrics: dict[str, float] = {}
+    objective: ObjectiveBody | None = None
     state: dict[str, Any] = {}
 
 
@@ -62,6 +63,7 @@ def propose(body: bytes) -> tuple[Proposal, bytes, bytes]:
         strategy_json=_strategy(posted.strategy),
         participants=_participants(posted.participants),
         metrics=_metrics(posted.metrics),
+        objective=_objective(posted.objective),
     )
     return proposal, to_safetensors(tensors), to_safetensors(state) if state else b""
 
@@ -86,7 +88,15 @@ def propose_files(head: StoreFiles, model: memoryview, state: memoryview) -> Pro
         strategy_json=_strategy(None if head.strategy is None else msgspec.to_builtins(head.strategy)),
         participants=_participants(head.participants),
         metrics=_metrics(head.metrics),
+        objective=_objective(head.objective),
     )
+
+
+def measured_of(told: EvaluatedModel, at_s: float) -> Measured:
+    """An evaluation as it is written down at `at_s`, Unix seconds. Raises `BadInput`, `TooLarge`."""
+    if told.samples < 1 or not told.metrics:
+        raise BadInput("an evaluation has metrics, of at least one sample", code="bad_evaluation")
+    return Measured(round_id=told.round_id, metrics=_metrics(told.metrics), samples=told.samples, at_s=at_s)
 
 
 def initial(tensors: Tensors) -> tuple[Proposal, bytes]:
@@ -113,8 +123,8 @@ def render(content: bytes) -> bytes:
 def info(version: ModelVersion) -> dict[str, object]:
     """What is known of a version beside its content, as JSON values."""
     strategy = None if version.strategy_json is None else msgspec.Raw(version.strategy_json.encode())
-    deleted = version.deleted_at_s
-    return {
+    deleted, objective, measured = version.deleted_at_s, version.objective, version.evaluation
+    found = {
         "name": version.name,
         "version": version.version,
         "sha256": version.sha256,
@@ -123,9 +133,27 @@ def info(version: ModelVersion) -> dict[str, object]:
         "strategy": strategy,
         "participants": version.participants,
         "metrics": version.metrics,
-        "created_at": datetime.fromtimestamp(version.created_at_s, UTC).isoformat(),
+        "created_at": _iso(version.created_at_s),
         "bytes": version.content_bytes,
-    } | ({} if deleted is None else {"deleted_at": datetime.fromtimestamp(deleted, UTC).isoformat()})
+    }
+    if objective is not None:
+        found["objective"] = {"metric": objective.metric, "direction": objective.direction}
+    if measured is not None:
+        found["evaluation"] = {
+            "round_id": measured.round_id,
+            "metrics": measured.metrics,
+            "samples": measured.samples,
+            "at": _iso(measured.at_s),
+        }
+    return found if deleted is None else {**found, "deleted_at": _iso(deleted)}
+
+
+def _iso(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat()
+
+
+def _objective(told: ObjectiveBody | None) -> Objective | None:
+    return None if told is None else Objective(metric=told.metric, direction=told.direction)
 
 
 def _strategy(strategy: dict[str, Any] | None) -> str | None:

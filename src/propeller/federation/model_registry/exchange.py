@@ -85,7 +85,11 @@ class Exchange:
 
     async def _stored(self, name: str, pulled: ModelArtifact, about: ModelLineage) -> ModelVersion:
         head = StoreFiles(
-            name=name, strategy=about.strategy, participants=about.participants, metrics=about.metrics
+            name=name,
+            strategy=about.strategy,
+            participants=about.participants,
+            metrics=about.metrics,
+            objective=about.objective,
         )
         model = await self._store.file(pulled.model)
         state = await self._store.file(pulled.state) if pulled.state else memoryview(b"")

@@ -1,26 +1,27 @@
--- Versions of models: one row each, written once. Of a deleted one only the content goes.
+-- Versions of models: one row each, written once, but for how its last evaluation went. Of a deleted one only
+-- the content goes.
 
 -- name: insert_version
 INSERT INTO model_versions (
     name, version, sha256, parent, round_id, strategy, participants, metrics, created_at_s, content_bytes,
-    content, blob
+    content, blob, objective
 ) VALUES (
     :name, :version, :sha256, :parent, :round_id, :strategy, :participants, :metrics, :created_at_s,
-    :content_bytes, :content, :blob
+    :content_bytes, :content, :blob, :objective
 );
 
 -- name: select_version
 -- Without the content, which may be large and is mostly not wanted.
 SELECT
     name, version, sha256, parent, round_id, strategy, participants, metrics, created_at_s, content_bytes,
-    deleted_at_s
+    deleted_at_s, objective, evaluation
 FROM model_versions
 WHERE name = :name AND version = :version;
 
 -- name: select_of_round
 SELECT
     name, version, sha256, parent, round_id, strategy, participants, metrics, created_at_s, content_bytes,
-    deleted_at_s
+    deleted_at_s, objective, evaluation
 FROM model_versions
 WHERE name = :name AND round_id = :round_id;
 
@@ -39,7 +40,7 @@ SELECT version FROM model_versions WHERE name = :name AND deleted_at_s IS NULL O
 -- Every version of every model, the deleted ones too.
 SELECT
     name, version, sha256, parent, round_id, strategy, participants, metrics, created_at_s, content_bytes,
-    deleted_at_s
+    deleted_at_s, objective, evaluation
 FROM model_versions
 ORDER BY name, version;
 
@@ -57,6 +58,9 @@ SELECT content, blob FROM model_states WHERE name = :name AND version = :version
 -- Its content goes, and its number and lineage stay.
 UPDATE model_versions SET content = :nothing, blob = NULL, deleted_at_s = :at_s
 WHERE name = :name AND version = :version AND deleted_at_s IS NULL;
+
+-- name: update_evaluation
+UPDATE model_versions SET evaluation = :evaluation WHERE name = :name AND version = :version;
 
 -- name: delete_state
 DELETE FROM model_states WHERE name = :name AND version = :version;
@@ -81,7 +85,7 @@ ORDER BY at_s, kind, reference;
 -- The version of that model that an artefact is, whichever way it went; the last if there are several.
 SELECT
     model_versions.name, model_versions.version, sha256, parent, round_id, strategy, participants, metrics,
-    created_at_s, content_bytes, deleted_at_s
+    created_at_s, content_bytes, deleted_at_s, objective, evaluation
 FROM model_versions INNER JOIN model_artifacts
     ON model_artifacts.name = model_versions.name AND model_artifacts.version = model_versions.version
 WHERE model_artifacts.name = :name AND digest = :digest AND deleted_at_s IS NULL
