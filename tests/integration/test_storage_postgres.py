@@ -1,8 +1,15 @@
 """PostgreSQL under a role: one owner, a server that goes away and comes back, data that are not mixed up."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import psycopg
 import pytest
 
+import postgres_server
 from postgres_server import new_database
 from propeller.errors import BadInput, EnvironmentError_, StorageBroken
 from propeller.storage.manager_store import ROLE
@@ -124,3 +131,21 @@ async def test_a_server_that_is_not_there():
         await PostgresDatabase.open(url, role=ROLE, base=BASE)
     assert "secret" not in caught.value.message
     assert shown(url) == "127.0.0.1:1/x"
+
+
+def test_a_server_for_tests_ends_with_a_killed_process():
+    """However the tests end, no server is left; and the next one removes what it had on disk."""
+    code = "import postgres_server, time; print(postgres_server.server(), flush=True); time.sleep(60)"
+    where = {"PYTHONPATH": os.pathsep.join([str(Path(postgres_server.__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | where) as process:
+        assert process.stdout is not None
+        home = Path(process.stdout.readline().strip())
+        server = int((home / "data" / "postmaster.pid").read_text().split()[0])
+        process.kill()
+    give_up_s = time.monotonic() + 20
+    while Path("/proc", str(server)).exists():
+        assert time.monotonic() < give_up_s, f"process {server} is left"
+        time.sleep(0.02)
+    postgres_server.remove_leftovers()
+    assert not home.exists()
