@@ -372,6 +372,28 @@ async def test_manifest_whose_parts_are_missing(registry):
     assert (await registry("GET", f"/v2/{REPO}/tags/list")).status == 404
 
 
+async def test_manifest_with_a_wrong_size(registry):
+    """SIZE_INVALID names the part whose size is not the one that the manifest says; nothing is stored."""
+    layer, config = await registry.push_blob(b"layer"), await registry.push_blob(b"{}")
+    content, name = await registry.push_image(None)
+    child = {"mediaType": MANIFEST, "digest": name, "size": len(content)}
+    image = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}
+    wrong = [
+        (MANIFEST, layer, {**image, "layers": [layer, {**layer, "size": 6}]}),
+        (MANIFEST, config, {**image, "config": {**config, "size": 0}}),
+        (INDEX, child, {"schemaVersion": 2, "mediaType": INDEX, "manifests": [{**child, "size": 1}]}),
+    ]
+    for kind, part, document in wrong:
+        path = f"/v2/{REPO}/manifests/wrong"
+        answer = await registry("PUT", path, json.dumps(document).encode(), content_type=kind)
+        assert (answer.status, code_of(answer)) == (400, "SIZE_INVALID")
+        assert json.loads(answer.body)["errors"][0]["detail"] == {
+            "digest": part["digest"],
+            "size": part["size"],
+        }
+        assert (await registry("GET", path)).status == 404
+
+
 MALFORMED = (
     (b"not json", MANIFEST),
     (b"{}", MANIFEST),

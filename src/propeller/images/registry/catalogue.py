@@ -16,7 +16,7 @@ from propeller.images.registry import garbage
 from propeller.images.registry.content import ContentStore, ContentWriter
 from propeller.images.registry.faults import FaultCode, RegistryFault
 from propeller.images.registry.index import RegistryIndex
-from propeller.images.registry.repository import HeldManifest, Repository
+from propeller.images.registry.repository import Repository
 from propeller.ports import Clock
 
 Change = Callable[[Repository], Repository]
@@ -91,15 +91,13 @@ class Catalogue:
 
         return bool(await self._alone(link))
 
-    async def add_manifest(
-        self, name: str, digest: str, content: bytes, manifest: HeldManifest, tag: str | None
-    ) -> None:
-        """Store a manifest of `digest`, and tag it; nothing of it if it raises `MANIFEST_BLOB_UNKNOWN`."""
+    async def add_manifest(self, name: str, content: bytes, hold: Change) -> None:
+        """Store a manifest as `hold` (`Repository.with_manifest`) takes it; nothing of it if that raises."""
 
         async def store() -> None:
-            (self.get(name) or Repository(name=name)).with_manifest(digest, manifest, tag)
+            hold(self.get(name) or Repository(name=name))
             await self._content.put(content)
-            await self._change(name, lambda held: held.with_manifest(digest, manifest, tag))
+            await self._change(name, hold)
 
         await self._alone(store)
 

@@ -49,9 +49,13 @@ class ManifestRoutes:
             raise RegistryFault(
                 FaultCode.DIGEST_INVALID, f"the manifest has digest {digest}, not {route.target}"
             )
-        held = _record(content, request.headers.get("content-type", ""))
+        manifest = _read(content)
+        held = _record(manifest, len(content), request.headers.get("content-type", ""))
         tag = None if by_digest else route.target
-        await self._catalogue.add_manifest(route.repository, digest, content, held, tag)
+        claims = [(one.digest, one.size) for one in _parts(manifest)]
+        await self._catalogue.add_manifest(
+            route.repository, content, lambda repository: repository.with_manifest(digest, held, tag, claims)
+        )
         headers = {
             "location": f"/v2/{route.repository}/manifests/{digest}",
             "docker-content-digest": digest,
@@ -125,13 +129,16 @@ class ManifestRoutes:
         return shown, False
 
 
-def _record(content: bytes, content_type: str) -> HeldManifest:
-    """What to remember of a pushed manifest; raises `MANIFEST_INVALID`."""
-    sent = content_type.partition(";")[0].strip()
+def _read(content: bytes) -> Manifest:
     try:
-        manifest = read_manifest(content, "the manifest")
+        return read_manifest(content, "the manifest")
     except DecodeError as error:
         raise RegistryFault(FaultCode.MANIFEST_INVALID, error.message) from error
+
+
+def _record(manifest: Manifest, size: int, content_type: str) -> HeldManifest:
+    """What to remember of a pushed manifest of so many bytes; raises `MANIFEST_INVALID`."""
+    sent = content_type.partition(";")[0].strip()
     media_type = sent or manifest.media_type or ""
     if manifest.media_type not in {None, media_type}:
         raise RegistryFault(
@@ -145,16 +152,16 @@ def _record(content: bytes, content_type: str) -> HeldManifest:
         )
     return HeldManifest(
         media_type=media_type[:_TYPE_CHARS_MAX],
-        size=len(content),
-        contents=_contents(manifest),
+        size=size,
+        contents=tuple(dict.fromkeys(one.digest for one in _parts(manifest))),
         subject=manifest.subject.digest if manifest.subject is not None else None,
         artifact_type=manifest.referrer_type,
     )
 
 
-def _contents(manifest: Manifest) -> tuple[str, ...]:
-    pointed = [*manifest.contents(), *(manifest.manifests or ())]
-    return tuple(dict.fromkeys(one.digest for one in pointed))
+def _parts(manifest: Manifest) -> list[Descriptor]:
+    """The blobs and manifests that it is made of."""
+    return [*manifest.contents(), *(manifest.manifests or ())]
 
 
 def _link(path: str, **query: str) -> dict[str, str]:

@@ -60,10 +60,14 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
             )
         return msgspec.structs.replace(self, blobs=_without(self.blobs, digest))
 
-    def with_manifest(self, digest: str, manifest: HeldManifest, tag: str | None) -> "Repository":
+    def with_manifest(
+        self, digest: str, manifest: HeldManifest, tag: str | None, claims: Iterable[tuple[str, int]] = ()
+    ) -> "Repository":
         """Hold a manifest, and point `tag` at it if one is given.
 
-        Refused (`MANIFEST_BLOB_UNKNOWN`) while anything it is made of is missing here; its subject may be.
+        Refused while anything it is made of is missing here (`MANIFEST_BLOB_UNKNOWN`; its subject may be),
+        and if one of its `claims`, a digest and a size in bytes, is not true (`SIZE_INVALID`): clients that
+        check it would refuse the image for ever.
         """
         missing = [one for one in manifest.contents if one not in self.blobs and one not in self.manifests]
         if missing:
@@ -72,11 +76,22 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
                 f"{len(missing)} blob(s) or manifest(s) are not in repository {self.name}; push them first",
                 detail={"digests": missing[:10]},
             )
+        self._check_sizes(claims)
         return msgspec.structs.replace(
             self,
             manifests={**self.manifests, digest: manifest},
             tags={**self.tags, tag: digest} if tag is not None else self.tags,
         )
+
+    def _check_sizes(self, claims: Iterable[tuple[str, int]]) -> None:
+        for digest, size in claims:
+            held = self.blobs[digest] if digest in self.blobs else self.manifests[digest].size
+            if size != held:
+                raise RegistryFault(
+                    FaultCode.SIZE_INVALID,
+                    f"the manifest says that {digest} has {size} bytes; it has {held}",
+                    detail={"digest": digest, "size": held},
+                )
 
     def without_tag(self, tag: str) -> "Repository":
         """Forget a tag; the manifest stays."""
