@@ -477,5 +477,8 @@ async def test_modules_that_a_definition_names_are_known(store):
     service = Service(task_id="t", wanted=1, target=newer, stable=newer, previous=older, revisions=2)
     await store.commit([SaveService(service=service)])
     assert await store.files() == {"b" * 64, "c" * 64}, "a revision may be wanted back"
+    part = replace(task, id="t.replica-1", part_of="t")
+    await store.commit([SaveTask(task=part)])
+    assert await store.task_ids() == {"t", "t.replica-1"}
     await store.commit([DropTask(task_id="t")])
-    assert await store.files() == frozenset()
+    assert (await store.files(), await store.task_ids()) == (frozenset(), frozenset())

@@ -181,6 +181,23 @@ def test_what_a_guest_printed_is_kept_by_run():
     in_world(story)
 
 
+def test_a_log_goes_with_its_task():
+    """The first sweep after a task was deleted takes its log; another one of the same id begins with none."""
+
+    async def story(api: Api):
+        kept, dropped = [await started(api) for _ in range(2)]
+        for task_id in (kept, dropped):
+            await api.ended(task_id)
+            assert await text(api, f"/tasks/{task_id}/logs?run=0")
+        await api.ask("DELETE", f"/tasks/{dropped}")
+        assert (await api.ask("POST", "/retention/sweep"))[1]["deleted"]["logs"] == 1
+        await api.ask("POST", "/tasks", {"id": dropped, "name": "another"})
+        assert await text(api, f"/tasks/{dropped}/logs?run=0") == ""
+        assert await text(api, f"/tasks/{kept}/logs?run=0")
+
+    in_world(story)
+
+
 def test_a_log_counts_only_from_the_attempts_own_proplet():
     """A stranger's chunk, one for another attempt and one on the shared topic change nothing."""
 

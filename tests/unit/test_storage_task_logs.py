@@ -42,12 +42,26 @@ async def test_all_logs_together_are_bounded(tmp_path):
     assert await logs.read("t-00") == []
 
 
+async def test_the_logs_of_some_tasks_can_be_forgotten(logs):
+    """Both files of each, and nobody else's, whatever ids look like; a log may be begun again."""
+    ids = ["a", "a.log", "a.log.1", "b"]
+    for _ in range(3):
+        await logs.append({task_id: [b"x" * 400] for task_id in ids})
+    assert await logs.task_ids() == ids
+    await logs.forget(["a", "a.log.1", "unknown"])
+    assert await logs.task_ids() == ["a.log", "b"]
+    assert [bool(await logs.read(task_id)) for task_id in ids] == [False, True, False, True]
+    await logs.append({"a": [b"new"]})
+    assert await logs.read("a") == [b"new"]
+
+
 async def test_a_disk_that_refuses_costs_lines_only(tmp_path):
     """A directory that cannot be made is no error: logs are best effort."""
     (tmp_path / "taken").write_text("a file")
     logs = FileTaskLogs(tmp_path / "taken")
     await logs.append({"a": [b"lost"]})
     assert await logs.read("a") == []
+    assert await logs.task_ids() == []
 
 
 async def test_logs_outlive_their_owner(tmp_path):

@@ -139,7 +139,8 @@ class Manager:
             random=random,
             engine=lambda: self.shell.engine,
         )
-        self.logs = Logs(logs or MemoryTaskLogs(), clock=clock, engine=lambda: self.shell.engine)
+        log_store = logs or MemoryTaskLogs()
+        self.logs = Logs(log_store, clock=clock, engine=lambda: self.shell.engine)
         self._measures = Measures(store=store, clock=clock, engine=lambda: self.shell.engine, metrics=metrics)
         self._scaling = Scaling(
             invocations=self.invocations,
@@ -152,7 +153,7 @@ class Manager:
         self._sweeper = Sweeper(
             {str(kind): keep for kind, keep in policy.items()},
             config.retention.every_s,
-            Keeping(store, blobs, clock, policy).sweep,
+            Keeping(store, blobs, log_store, clock, policy).sweep,
         )
         self._listener = Listener(
             topics=config.topics,

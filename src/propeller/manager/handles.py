@@ -50,11 +50,13 @@ class Handles:
         if known is not None or not task.experiment_id:
             task = _started(task)
         body = codec.encode(experiment_of(task))
-        await self._numbered(task_id, task)
+        if task is not before:
+            await self._numbered(task_id, task)
         try:
             await coordinator.register(body)
         except (CallerError, PeerRefused):
-            await self._numbered(task_id, before)
+            if task is not before:
+                await self._numbered(task_id, before)
             raise
 
     async def _numbered(self, task_id: str, like: Task) -> None:

@@ -6,7 +6,7 @@ store together; who follows a log gets each as it comes, and sees where somethin
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
@@ -48,6 +48,14 @@ class LogStore(Protocol):
 
     async def read(self, task_id: str) -> list[bytes]:
         """Every line kept of a task, oldest first."""
+        ...
+
+    async def task_ids(self) -> list[str]:
+        """The tasks of which something is kept, in order of their ids."""
+        ...
+
+    async def forget(self, task_ids: Collection[str]) -> None:
+        """Drop all that is kept of these tasks."""
         ...
 
 

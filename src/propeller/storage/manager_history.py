@@ -146,6 +146,13 @@ class HistoryReads:
         tasks += [one.task for record in await self.services() for one in record.service.kept]
         return frozenset(task.file_sha256 for task in tasks if task.file_sha256)
 
+    async def task_ids(self) -> frozenset[str]:
+        """See `stores.ManagerStore`."""
+        rows = await self._database.read(
+            lambda connection: connection.execute(_RETENTION.list_task_ids).fetchall()
+        )
+        return frozenset(row["id"] for row in rows)
+
     async def metrics(
         self, kind: MetricKind, subject: str, *, offset: int, limit: int
     ) -> tuple[int, list[bytes]]:

@@ -338,6 +338,10 @@ class MemoryManagerStore:
         tasks += [one.task for service in self.services_by_id.values() for one in service.kept]
         return frozenset(task.file_sha256 for task in tasks if task.file_sha256)
 
+    async def task_ids(self) -> frozenset[str]:
+        """See `stores.ManagerStore`."""
+        return frozenset(self.tasks_by_id)
+
 
 def _same(left: object, right: object) -> bool:
     """JSON equality: true is not 1."""

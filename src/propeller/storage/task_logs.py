@@ -5,7 +5,7 @@ Best effort by intention: nothing is synced, and a disk that refuses costs lines
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +35,27 @@ class FileTaskLogs:
     async def read(self, task_id: str) -> list[bytes]:
         """Every line kept of a task, oldest first; none for an unknown one."""
         return await asyncio.to_thread(self._read, task_id)
+
+    async def task_ids(self) -> list[str]:
+        """The tasks that have files, in order of their ids."""
+        return await asyncio.to_thread(self._task_ids)
+
+    async def forget(self, task_ids: Collection[str]) -> None:
+        """Delete the files of these tasks; what cannot be deleted stays."""
+        await asyncio.to_thread(self._forget, task_ids)
+
+    def _task_ids(self) -> list[str]:
+        try:
+            names = [path.name for path in self._directory.iterdir()]
+        except OSError:
+            return []
+        return sorted({_task_of(name) for name in names})
+
+    def _forget(self, task_ids: Collection[str]) -> None:
+        for task_id in task_ids:
+            for suffix in (_OLD, _NEW):
+                with suppress(OSError):
+                    (self._directory / (task_id + suffix)).unlink(missing_ok=True)
 
     def _append(self, lines: Mapping[str, Sequence[bytes]]) -> None:
         with suppress(OSError):
@@ -67,6 +88,11 @@ class FileTaskLogs:
                 path.unlink(missing_ok=True)
 
 
+def _task_of(name: str) -> str:
+    """Whose file it is; an id may end like a file's name itself."""
+    return name.removesuffix(_OLD if name.endswith(_OLD) else _NEW)
+
+
 class MemoryTaskLogs:
     """The twin: keeps the last lines of each task in memory."""
 
@@ -85,3 +111,12 @@ class MemoryTaskLogs:
     async def read(self, task_id: str) -> list[bytes]:
         """Every line kept."""
         return list(self._lines.get(task_id, ()))
+
+    async def task_ids(self) -> list[str]:
+        """The tasks that have lines."""
+        return sorted(self._lines)
+
+    async def forget(self, task_ids: Collection[str]) -> None:
+        """Drop the lines of these tasks."""
+        for task_id in task_ids:
+            self._lines.pop(task_id, None)

@@ -218,6 +218,10 @@ class ManagerStore(Protocol):
         """The digests of all inline modules that a task, a live run or a service's revision is made of."""
         ...
 
+    async def task_ids(self) -> frozenset[str]:
+        """The ids of all tasks, hidden parts among them."""
+        ...
+
     async def metrics(
         self, kind: MetricKind, subject: str, *, offset: int, limit: int
     ) -> tuple[int, list[bytes]]:
