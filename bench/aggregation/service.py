@@ -1,6 +1,6 @@
 """Measures the real path: from updates that are stored to a model version that is stored.
 
-A system of its own (`propeller up` without workers) gets a base model and a round, then every update over
+A system of its own (`propeller up` without proplets) gets a base model and a round, then every update over
 HTTP, as a proplet sends large ones. The clock runs from the answer to the last update to the round's
 completion: the coordinator closes the set, the aggregator maps the files and folds them, the registry hashes
 the new version while it writes it, and puts it on disk for good.

@@ -1,4 +1,4 @@
-"""What a task costs its worker: a real proplet and its sandboxes, under a manager that costs nearly nothing.
+"""What a task costs where it runs: a real proplet and its sandboxes, under a manager of nearly no cost.
 
 The manager here is this program: it sends starts, as many at once as the proplet has slots, acknowledges
 every end, and keeps nothing. So the figures are the proplet's own: its agent's processor time, and that of

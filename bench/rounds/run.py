@@ -1,4 +1,4 @@
-"""The steady federated round: ten real worker processes, a small model, nothing simulated.
+"""The steady federated round: ten real proplet processes, a small model, nothing simulated.
 
     make bench NAME=rounds
     make bench NAME=rounds ARGS="--rounds 50"
@@ -9,7 +9,7 @@ one epoch each, everything over HTTP and MQTT as `propeller up` does it. A round
 to the start of the next; the first ones, in which modules are fetched and compiled, do not count. Idle memory
 is the sum of the proportional set sizes (PSS) of all processes of the system before any
 task. `cpu_ms` is the processor time of a round, which a busy machine lengthens less than the round: of the
-services, of the workers' agents and of their sandboxes. The last line is one JSON object: `round_s_p50`,
+services, of the proplets' agents and of their sandboxes. The last line is one JSON object: `round_s_p50`,
 `idle_mb`; with `--peers` also `flare_round_s_p50`.
 """
 

@@ -95,7 +95,7 @@ ENDLESS_S = 100 * 365 * 86_400.0
 RUN_WAIT_S = 600.0
 """How long an accepted run waits for a proplet before it fails."""
 IMAGE_CACHE_BYTES = 1024 * 1024 * 1024
-"""What a machine's workers keep of images together; the longest unused go first."""
+"""What a machine's proplets keep of images together; the longest unused go first."""
 IMAGE_CHUNK_BYTES = 512_000
 """A module's piece in one MQTT message, as the original's proxy cuts them; base64 makes it a third more."""
 IMAGE_WISH_S = 2.0
@@ -374,4 +374,4 @@ LOG_FILE_BYTES_MAX = 32 * 1024 * 1024
 ROLE_DESCRIPTORS_MIN = 48
 """File descriptors that one role alone needs before the first client comes."""
 UP_DESCRIPTORS_MIN = 128
-"""File descriptors that all services in one process need, with a few workers; measured: 63 with three."""
+"""File descriptors that all services in one process need, with a few proplets; measured: 63 with three."""

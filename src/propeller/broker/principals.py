@@ -20,9 +20,9 @@ class Kind(StrEnum):
     MANAGER = "manager"
     COORDINATOR = "coordinator"
     PROPLET = "proplet"
-    """A worker that speaks protocol 2: directed topics, each ending in its id."""
+    """A proplet that speaks protocol 2: directed topics, each ending in its id."""
     LEGACY_PROPLET = "legacy_proplet"
-    """A worker of the original system: shared topics, which name nobody."""
+    """A proplet of the original system: shared topics, which name nobody."""
     OPERATOR = "operator"
     """A person or a tool: reads everything, and may ask for a round."""
 

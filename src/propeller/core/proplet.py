@@ -1,4 +1,4 @@
-"""A worker as the manager knows it: which lane it speaks, whether it is alive. Pure records.
+"""A proplet as the manager knows it: which lane it speaks, whether it is alive. Pure records.
 
     unknown ──create──▶ legacy lane ──(create with protocol 2, then a first directed message)──▶ directed lane
 
@@ -20,7 +20,7 @@ HISTORY_MAX = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proplet:
-    """One worker. `alive_until_mono_s` is the moment its heartbeats run out (monotonic seconds)."""
+    """One proplet. `alive_until_mono_s` is the moment its heartbeats run out (monotonic seconds)."""
 
     id: str
     name: str

@@ -1,1 +1,1 @@
-"""The worker that runs on a device: takes starts from the manager, runs guests, reports until it is heard."""
+"""What works on a device: takes starts from the manager, runs guests, reports until it is heard."""

@@ -78,7 +78,7 @@ def summary(settings: UpRole, running: System) -> str:
         "",
         f"data      {settings.data.root}",
         f"logs      propeller logs manager --data-dir {settings.data.root}",
-        f"a worker  propeller provision add-proplets 1 --data-dir {settings.data.root}",
+        f"proplets  propeller provision add-proplets 1 --data-dir {settings.data.root}",
         "stop      Ctrl-C",
     ]
     return "\n".join(["Everything runs:", *lines, *about]) + "\n"

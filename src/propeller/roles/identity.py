@@ -25,7 +25,7 @@ _SPELLINGS = {
 _PROPLET = re.compile(r"proplet(?P<number>\d*)")
 _HEAD = """\
 # Identities and keys of one domain and channel. Keep this file private.
-# A worker on another machine needs its own section and [services], with addresses that it can reach.
+# A proplet on another machine needs its own section and [services], with addresses that it can reach.
 # tenant_id, entity_id and api_key are the original's names for domain_id, client_id and client_key.
 """
 

@@ -177,8 +177,8 @@ def _check_not_a_child(identity: Identity, directories: Iterable[DataDir]) -> No
         if running and identity.client_id in running.proplets:
             raise Conflict(
                 f"`propeller up` (process {running.pid}) runs proplet {identity.client_id} already; "
-                "`propeller provision add-proplets 1 -f worker.toml` makes an identity for another one, and "
-                "`propeller proplet --config worker.toml` runs it",
+                "`propeller provision add-proplets 1 -f proplet.toml` makes an identity for another one, and "
+                "`propeller proplet --config proplet.toml` runs it",
                 code="proplet_runs_already",
             )
 

@@ -79,7 +79,7 @@ def add_proplets(
 ) -> dict[str, Identity]:
     """Make `count` more proplets for the channel of `broker`, add their sections to `path`, and return them.
 
-    `legacy` gives them the shared topics of the original system's workers. Raises `NotFound` if there is no
+    `legacy` gives them the shared topics of the original system's proplets. Raises `NotFound` if there is no
     broker directory, `BadInput` if `path` belongs to another channel.
     """
     _check_count(count)

@@ -15,7 +15,7 @@ from propeller.roles.settings import PORTS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromNothing:
-    """What `propeller provision` is asked for. `advertise` is how workers reach this machine."""
+    """What `propeller provision` is asked for. `advertise` is how proplets reach this machine."""
 
     path: Path
     proplets: int
@@ -51,7 +51,7 @@ def from_nothing(asked: FromNothing, named: Path | None, env: Mapping[str, str])
 
 
 def add(path: Path, count: int, named: Path | None, env: Mapping[str, str], *, legacy: bool) -> Made:
-    """Make `count` more workers for the system of the data directory."""
+    """Make `count` more proplets for the system of the data directory."""
     data = data_dir(named, env)
     made = provision.add_proplets(path, data.broker, count, _known_services(data, path), legacy=legacy)
     several = len(read_config(path).proplets()) > 1
