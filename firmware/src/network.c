@@ -61,6 +61,7 @@ bool network_start(void)
         LOG_ERR("there is no network interface");
         return false;
     }
+    net_if_set_mtu(iface, CONFIG_PROPELLER_MTU);
     bool up = me.config.ip[0] != 0 ? take_fixed(iface) : take_leased(iface);
     if (up) {
         LOG_INF("address %s", me.address);

@@ -68,14 +68,19 @@ static void enter(void *a, void *b, void *c)
     k_sem_give(&run->done);
 }
 
+static uint64_t least(uint64_t asked, uint64_t most) { return asked > 0 && asked < most ? asked : most; }
+
 static uint64_t cpu_ms(const run_t *run)
 {
     uint64_t now = thread_cpu_ms();
 
-    return run->begun_ms > 0 && now > run->cpu_before_ms ? now - run->cpu_before_ms : 0;
+    if (run->begun_ms == 0 || now <= run->cpu_before_ms) {
+        return 0;
+    }
+    /* Where a cycle counter may step back, as an emulated SysTick does, the kernel's account takes a step for 2^32
+     * cycles forward. A thread cannot have had more of the one processor than there was time. */
+    return MIN(now - run->cpu_before_ms, (uint64_t)(now_ms() - run->begun_ms));
 }
-
-static uint64_t least(uint64_t asked, uint64_t most) { return asked > 0 && asked < most ? asked : most; }
 
 static void set_up(run_t *run, job_t *job, char *name, size_t name_size)
 {

@@ -473,6 +473,18 @@ def test_updates_are_completed_as_the_ordinary_proplet_completes_them(program, t
     assert ask(program, [{"do": "update", "text": text}]) == [wanted]
 
 
+def test_sparse_copies_are_whole_wherever_they_begin_and_end(program):
+    """What WAMR clears and copies by is `memset` and `memcpy` to the byte, and touches nothing beside."""
+    sizes = [0, 1, 4095, 4096, 4097, 4098, 4099, 10_003]
+    questions = [
+        {"do": "sparse", "size": size, "to": to, "from": at}
+        for size in sizes
+        for to in range(5)
+        for at in range(5)
+    ]
+    assert set(ask(program, questions)) == {"same"}
+
+
 def test_digests_and_base64_are_right_at_every_length(program):
     """Padding and block boundaries have no special case that is wrong."""
     texts = ["a" * length for length in (*range(70), 119, 120, 127, 128, 1000)]

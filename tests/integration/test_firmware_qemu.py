@@ -357,6 +357,7 @@ def test_a_round_on_the_board_gives_wasmtimes_update_to_the_last_bit(world, tmp_
         assert time.monotonic() < deadline, (
             world.device.status(),
             ask("GET", f"{world.urls['coordinator_url']}/rounds/r1"),
+            ask("GET", f"{world.urls['manager_url']}/tasks"),
             world.device.console[-3000:],
         )
         time.sleep(0.2)

@@ -14,6 +14,7 @@
 #include "guest.h"
 #include "image.h"
 #include "round.h"
+#include "sparse.h"
 #include "web.h"
 
 enum { LINE_MAX_BYTES = 4 << 20, OUT_BYTES = 8 << 20 };
@@ -450,6 +451,28 @@ static void show_digest(span_t line) {
     free(block);
 }
 
+/* Copies and clears `size` bytes from and to offsets into blocks of exactly their size; both must come out equal. */
+static void show_sparse(span_t line) {
+    size_t size = (size_t)number_of(line, "size"), to = (size_t)number_of(line, "to"), at = (size_t)number_of(line, "from");
+    uint8_t *from = malloc(at + size), *into = malloc(to + size), *wanted = malloc(to + size);
+    for (size_t i = 0; i < at + size; i++) {
+        from[i] = i % 7 == 0 ? (uint8_t)i : 0;
+    }
+    for (size_t i = 0; i < to + size; i++) {
+        into[i] = wanted[i] = i % 5 == 0 ? (uint8_t)(3 * i) : 0;
+    }
+    memcpy(wanted + to, from + at, size);
+    bool same = sparse_memcpy(into + to, from + at, size) == into + to && memcmp(into, wanted, to + size) == 0;
+    memset(wanted + to, 0, size);
+    same = same && sparse_memset(into + to, 0, size) == into + to && memcmp(into, wanted, to + size) == 0;
+    memset(wanted + to, 9, size);
+    same = same && sparse_memset(into + to, 9, size) == into + to && memcmp(into, wanted, to + size) == 0;
+    text_add(&out, same ? "same" : "different");
+    free(from);
+    free(into);
+    free(wanted);
+}
+
 static void show_base64(span_t line) {
     span_t raw;
     size_t length;
@@ -607,7 +630,7 @@ static const command_t commands[] = {
     {"create", show_create},    {"topic", show_topics},  {"topics", do_said},     {"http", show_http},
     {"model", show_model},      {"layer", show_layer},   {"chunks", show_assembly}, {"sha256", show_digest},
     {"base64", show_base64},    {"url", show_url},       {"config", show_config}, {"guest", play_guest},
-    {"fuzz", fuzz},
+    {"sparse", show_sparse},    {"fuzz", fuzz},
 };
 
 int main(void) {

@@ -52,7 +52,13 @@ ZEPHYR_X86: Final = Board(
     name="qemu_x86",
     program="qemu-system-i386",
     package="qemu-system-x86",
-    machine=("-machine", "q35,vmport=off,smm=off", "-cpu", "qemu32,+nx,+pae"),
+    # Without the disk controller and the ACPI tables that nobody asks for: 4 MB less of the host's memory.
+    machine=(
+        "-machine",
+        "q35,vmport=off,smm=off,sata=off,smbus=off,acpi=off",
+        "-cpu",
+        "qemu32,+nx,+pae",
+    ),
     memory_mb=15,
     memory_fixed=True,
     # The device tree fixes the card's interrupt, which is right in slot 2 alone.
