@@ -156,7 +156,7 @@ async def text(api: Api, path: str) -> str:
     """A log as text."""
     answer = await api.world.calm_http.request("GET", MANAGER + path)
     assert answer.status == 200
-    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     return answer.body.decode()
 
 

@@ -224,6 +224,15 @@ async def test_an_unhealthy_role_says_503():
     await http.close()
 
 
+async def test_metrics_are_the_type_that_prometheus_demands():
+    """Its third version scrapes nothing whose type is odd: each parameter stands there once."""
+    http = MemoryHttp()
+    http.register(ORIGIN, create_app("keeper", [], RoleMetrics("keeper"), lambda: {"status": "pass"}))
+    answer = await http.request("GET", ORIGIN + "/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    await http.close()
+
+
 async def test_requests_are_counted_by_route(ask):
     """Counters carry the route's template, so that ids and nonsense cannot make new series."""
     for path in ("/pets/a", "/pets/b", "/nowhere/1", "/nowhere/2"):

@@ -107,11 +107,13 @@ def _points(rows: list["MetricRow"], metric: str) -> tuple[str, list[tuple[int, 
 def _picture(experiment_id: str, metric: str, points: list[tuple[int, float]], to: Path) -> None:
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise Unsupported("pictures need matplotlib: pip install 'propeller[demo]'") from error
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot(xlabel="round", ylabel=metric, title=experiment_id)
     axes.plot([number for number, _ in points], [value for _, value in points], marker=".")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     try:
         figure.savefig(to)

@@ -18,10 +18,11 @@ from propeller.roles.demo_data import Cohort
 
 PLOT_COLUMNS, PLOT_ROWS = 72, 15
 _PNG_DPI = 150
+_TICKS = 12
 NEXT = (
     "propeller up --proplets 3       the same system, left running",
     "examples/fl-demo/README.md      every step of this by curl",
-    "examples/trainers/logreg/       the trainer, in C; any WASI program that follows the ABI will do",
+    "docs/howto/trainers.md          the trainer of your own, in C or another language",
 )
 """Where to look next."""
 
@@ -142,6 +143,8 @@ def terminal_plot(seen: Sequence[RoundSeen], central: float, *, colour: bool) ->
 
     figure = plotext.figure
     figure.clear()
+    # The colours of the terminal itself, which may be dark or light.
+    figure.theme("simple")
     numbers = [one.number for one in seen]
     # A signal and not `figure.line`, which leaves the axis as it is and may lie outside.
     figure.draw(figure.signal(numbers, [central * 100] * len(seen), marker="-"))
@@ -149,6 +152,7 @@ def terminal_plot(seen: Sequence[RoundSeen], central: float, *, colour: bool) ->
     figure.plot_size(PLOT_COLUMNS, PLOT_ROWS)
     figure.title("held-out accuracy, %: o federated, - central")
     figure.label("round", "x")
+    figure.ruler("x").ticks(numbers[:: math.ceil(len(numbers) / _TICKS)])
     return str(figure.build().string(colorless=not colour))
 
 

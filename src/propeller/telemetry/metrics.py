@@ -22,8 +22,8 @@ import propeller
 from propeller import limits
 from propeller.errors import Bug
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""What `RoleMetrics.render` returns, as an HTTP content type."""
+CONTENT_TYPE = "text/plain; version=0.0.4"
+"""What `RoleMetrics.render` returns, as a content type; the server adds the charset, as to all texts."""
 
 LAG_SAMPLE_S = 0.1
 """Pause between two samples of the loop's lag."""

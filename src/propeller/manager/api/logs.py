@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Literal
 
-from litestar import Response, get
+from litestar import MediaType, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
@@ -13,7 +13,7 @@ from propeller.http.document import said
 from propeller.manager.logs import Line, Logs
 from propeller.manager.tasks import Tasks
 
-_TEXT = "text/plain; charset=utf-8"
+_TEXT = MediaType.TEXT
 
 
 def log_routes(logs: Logs, tasks: Tasks) -> list[HTTPRouteHandler]:
