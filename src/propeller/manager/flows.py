@@ -7,8 +7,8 @@ task says so to `changed`.
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from random import Random
-from weakref import WeakValueDictionary
 
 from propeller.core.events import SaveTask
 from propeller.core.flow import Flow, Step, check_mode, due, shown_state
@@ -17,6 +17,7 @@ from propeller.core.task import Task, TaskState
 from propeller.errors import BadInput, CallerError, Conflict, NotFound, PropellerError
 from propeller.manager.flowstate import FlowState, check_size, graph_of, load, load_record
 from propeller.manager.tasks import Tasks
+from propeller.manager.turns import Turns, each
 from propeller.ports import Clock
 from propeller.stores.manager import ManagerStore, SaveFlow, SettleFlow, TaskRecord
 from propeller.telemetry.logs import logger
@@ -51,7 +52,7 @@ class Flows:
         self._default_mode = default_mode
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._looking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._looking = Turns()
 
     # --- requests --------------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class Flows:
 
     async def _look_patiently(self, flow_id: str) -> None:
         try:
-            async with self._looking.setdefault(flow_id, asyncio.Lock()):
+            async with self._looking.of(flow_id):
                 await self._look(flow_id)
         except PropellerError as error:
             logger().warning("flow not carried on yet", flow_id=flow_id, error=error.message)
@@ -165,15 +166,15 @@ class Flows:
         if state is None:
             return
         steps = due(state.flow, state.graph, state.seen)
-        await asyncio.gather(*(self._skip(step) for step in steps.skip))
-        await asyncio.gather(*(self._start(step, state.flow) for step in steps.start))
+        await each(steps.skip, self._skip)
+        await each(steps.start, partial(self._start, state.flow))
         for task_id in steps.stop:
             reason = "the job was stopped" if not state.flow.active else "another task of the job failed"
             await self._tasks.stop(task_id, reason=reason, cause=f"job {flow_id}")
         if steps.nothing:
             await self._store.commit([SettleFlow(flow_id=flow_id, touched=state.touched)])
 
-    async def _start(self, step: Step, flow: Flow) -> None:
+    async def _start(self, flow: Flow, step: Step) -> None:
         """Start a task; one that cannot be started at all is passed over with the reason."""
         cause = f"job {flow.id}" if flow.job else f"workflow {flow.id}"
         try:

@@ -6,12 +6,9 @@ It must not know what an update or a model is.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from random import Random
-from typing import TypeVar
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -45,6 +42,7 @@ from propeller.manager.round_work import (
     task_of,
 )
 from propeller.manager.tasks import Tasks
+from propeller.manager.turns import Turns, each
 from propeller.ports import Bus, Clock, Message
 from propeller.stores.manager import DropLaunch, ManagerChange, ManagerStore, SaveLaunch
 from propeller.telemetry.logs import about, logger
@@ -53,11 +51,8 @@ from propeller.wire.experiments import ExperimentBody
 from propeller.wire.rounds import RoundClosed, RoundComplete, RoundLaunched, RoundStart
 from propeller.wire.topics import RoundTopic
 
-T = TypeVar("T")
 _RETRY_S = 2.0
 """Pause before a launch that was found unfinished is tried again."""
-_TOGETHER = 64
-"""Tasks of a round that are started or stopped at the same time."""
 _FINAL = (CallerError, PeerRefused)
 """Errors that the same request would meet again."""
 
@@ -87,7 +82,7 @@ class Rounds:
         self._coordinator = coordinator
         self._unsettled = asyncio.Event()
         """Set when an intent is left behind."""
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
 
     # --- requests --------------------------------------------------------------------------------------
 
@@ -129,12 +124,12 @@ class Rounds:
     async def completed(self, end: RoundComplete) -> None:
         """`complete` arrived: stop what is left of the round, then tell the coordinator that it is closed."""
         with about(round_id=end.round_id):
-            async with self._turn(end.round_id):
+            async with self._turns.of(end.round_id):
                 await self._tasks.contributed(end.round_id, end.contributors)
                 launch = await self._store.launch(end.round_id)
                 if launch is not None and launch.state is not LaunchState.CLOSED:
                     await self._close(launch, end)
-            await _for_each(end.stragglers.items(), lambda one: self._stop_straggler(*one))
+            await each(end.stragglers.items(), lambda one: self._stop_straggler(*one))
             closed = codec.encode(RoundClosed(round_id=end.round_id))
             await self._bus.publish(Message(self._config.topics.round_closed(end.round_id), closed))
 
@@ -174,7 +169,7 @@ class Rounds:
         """Launch the round unless that was done; a known one is not checked against today's fleet."""
         round_id = round_id_of(asked)
         await self._offload(load_strategies)
-        async with self._turn(round_id):
+        async with self._turns.of(round_id):
             launch = await self._store.launch(round_id)
             fresh = launch is None
             if launch is None:
@@ -245,7 +240,7 @@ class Rounds:
             )
 
     async def _start_all(self, launch: Launch) -> None:
-        await _for_each(launch.tasks.values(), lambda task_id: self._start_held(task_id, launch))
+        await each(launch.tasks.values(), lambda task_id: self._start_held(task_id, launch))
         await self._store.commit([SaveLaunch(launch=launch.to(LaunchState.LAUNCHED))])
         logger().info("round launched", tasks=len(launch.tasks))
 
@@ -273,7 +268,7 @@ class Rounds:
     async def _resumed(self, round_id: str) -> bool:
         """Whether an interrupted launch is settled: carried out, or refused for good."""
         with about(round_id=round_id):
-            async with self._turn(round_id):
+            async with self._turns.of(round_id):
                 # A request may have carried it out or withdrawn it since it was listed.
                 launch = await self._store.launch(round_id)
                 if self._coordinator is None or launch is None or launch.state is not LaunchState.INTENT:
@@ -291,7 +286,7 @@ class Rounds:
         """Stop the tasks of those who did not contribute; the others are about to end by themselves."""
         why = f"round {launch.round_id} is {end.state}"
         others = [task for name, task in launch.tasks.items() if name not in end.contributors]
-        await _for_each(others, lambda task_id: self._stop(task_id, why))
+        await each(others, lambda task_id: self._stop(task_id, why))
         await self._store.commit([SaveLaunch(launch=launch.to(LaunchState.CLOSED))])
         logger().info("round closed", state=end.state, model_version=end.model_version)
 
@@ -342,20 +337,3 @@ class Rounds:
         await self._bus.publish(
             Message(self._config.topics.round_launched(said.round_id), codec.encode(said))
         )
-
-    @asynccontextmanager
-    async def _turn(self, round_id: str) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(round_id, asyncio.Lock())
-        async with lock:
-            yield
-
-
-async def _for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Do it for all, `_TOGETHER` at a time: many share a commit, and none waits for thousands."""
-    room = asyncio.Semaphore(_TOGETHER)
-
-    async def one(item: T) -> None:
-        async with room:
-            await work(item)
-
-    await asyncio.gather(*map(one, items))

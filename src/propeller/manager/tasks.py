@@ -3,13 +3,11 @@
 Requests about one task take turns (a lock per task), so that a run's number is allocated by one of them.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from random import Random
 from typing import Any, Literal
-from weakref import WeakValueDictionary
 
 from propeller import limits
 from propeller.core import broadcast
@@ -27,6 +25,7 @@ from propeller.manager.coordinator import CoordinatorClient
 from propeller.manager.definitions import defined, merged
 from propeller.manager.flowstate import answers_of, joining, leaving
 from propeller.manager.shell import Shell
+from propeller.manager.turns import Turns
 from propeller.ports import Blobs, Clock
 from propeller.stores.manager import (
     DropTask,
@@ -66,7 +65,7 @@ class Tasks:
         self._coordinator = coordinator
         self.on_defined: list[Callable[[Task], None]] = []
         """Called with every task that was created or changed."""
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
 
     # --- definitions -----------------------------------------------------------------------------------
 
@@ -97,7 +96,7 @@ class Tasks:
 
         A live run keeps what it was started with, but a service's new definition is rolled out.
         """
-        async with self._turn(task_id):
+        async with self._turns.of(task_id):
             record = await self._store.task(task_id)
             task = merged(_whole(record.task), body, self._clock.now().wall_s)
             if body.proplet_id:
@@ -110,7 +109,7 @@ class Tasks:
 
     async def scale(self, task_id: str, replicas: int) -> None:
         """Have so many replicas of a service from now on. Raises `NotFound`, `BadInput`."""
-        async with self._turn(task_id):
+        async with self._turns.of(task_id):
             before = _whole((await self._store.task(task_id)).task)
             if not before.service:
                 raise BadInput(f"task {task_id} is no service: give it replicas first", code="no_service")
@@ -135,7 +134,7 @@ class Tasks:
 
     async def change(self, task_id: str, changed: Callable[[Task], Task]) -> None:
         """Store what `changed` makes of a task's definition. Raises `NotFound`."""
-        async with self._turn(task_id):
+        async with self._turns.of(task_id):
             before = (await self._store.task(task_id)).task
             task = changed(before)
             if task != before:
@@ -147,7 +146,7 @@ class Tasks:
         if len(content) > limits.TASK_FILE_BYTES_MAX:
             raise TooLarge(f"the module is over the limit of {limits.TASK_FILE_BYTES_MAX} bytes")
         check_module(content)
-        async with self._turn(task_id):
+        async with self._turns.of(task_id):
             record = await self._store.task(task_id)
             task = await self._with_module(touch(_whole(record.task), self._clock.now().wall_s), content)
             await self._redefine(record.task, task)
@@ -155,7 +154,7 @@ class Tasks:
 
     async def delete(self, task_id: str) -> None:
         """Remove a task and its runs. Raises `Conflict` while a run is live."""
-        async with self._turn(task_id):
+        async with self._turns.of(task_id):
             task = _whole((await self._store.task(task_id)).task)
             if self._shell.engine.ledger.live(task_id):
                 raise Conflict(f"task {task_id} is running; stop it first", code="running")
@@ -167,7 +166,7 @@ class Tasks:
         """Remove tasks in one transaction with `also`; one that a user started by hand meanwhile stays."""
         async with AsyncExitStack() as turns:
             for task_id in sorted(task_ids):
-                await turns.enter_async_context(self._turn(task_id))
+                await turns.enter_async_context(self._turns.of(task_id))
             live = self._shell.engine.ledger.runs
             drops = [DropTask(task_id=task_id) for task_id in task_ids if task_id not in live]
             await self._store.commit([also, *drops])
@@ -205,7 +204,7 @@ class Tasks:
         task's round is over or a dependency has not ended, `BadInput` if there is nothing to run, `NotFound`
         for an unknown task or proplet.
         """
-        async with self._turn(task_id):
+        async with self._turns.of(task_id):
             record = await self._store.task(task_id)
             task = _whole(record.task)
             if task.handle:
@@ -256,7 +255,7 @@ class Tasks:
 
     async def skip(self, step: Step, *, cause: str) -> None:
         """Record that a flow passes a task over. Raises as `start`."""
-        async with self._turn(step.task_id):
+        async with self._turns.of(step.task_id):
             record = await self._store.task(step.task_id)
             if step.run != record.latest_run + 1:
                 raise Conflict(f"task {step.task_id} has run {record.latest_run}", code="already_started")
@@ -370,13 +369,7 @@ class Tasks:
         if not flow_id:
             yield
             return
-        async with self._turn(f"flow {flow_id}"):
-            yield
-
-    @asynccontextmanager
-    async def _turn(self, task_id: str) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(task_id, asyncio.Lock())
-        async with lock:
+        async with self._turns.of(f"flow {flow_id}"):
             yield
 
 
