@@ -1,7 +1,7 @@
 """An environment of a bench's own, for the peers that it measures: they never enter the project's.
 
-Each bench that has peers keeps a `requirements.txt` beside its `run.py`; what it names is installed into
-`.env` there, which git ignores. Knows no bench.
+Each bench that has peers keeps a `requirements.txt` beside its `run.py`, or one for each peer where they
+cannot live together; what it names is installed into `.env` there, which git ignores. Knows no bench.
 """
 
 import subprocess

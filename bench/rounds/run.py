@@ -10,7 +10,10 @@ to the start of the next; the first ones, in which modules are fetched and compi
 is the sum of the proportional set sizes (PSS) of all processes of the system before any
 task. `cpu_ms` is the processor time of a round, which a busy machine lengthens less than the round: of the
 services, of the proplets' agents and of their sandboxes. The last line is one JSON object: `round_s_p50`,
-`idle_mb`; with `--peers` also `flare_round_s_p50`.
+`idle_mb`; with `--peers` also `flare_round_s_p50` (NVIDIA FLARE's simulator), `flower_round_s_p50` and
+`flower_idle_mb` (Flower's deployment: a SuperLink, ten SuperNodes and `flwr run`, over insecure gRPC on
+loopback), each with the version, the rounds that counted and what its model reads of the digits that nobody
+trained on. Each peer has an environment of its own, made once from `peers/NAME/requirements.txt`.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from typing import Any
 
 import contenders
 import numpy as np
+from processes import cpu_ms, family, memory_mb
 from sklearn.datasets import load_digits
 
 from propeller.client import AsyncClient, Endpoints
@@ -153,54 +157,13 @@ def accuracy(model: dict[str, Any], x: np.ndarray, y: np.ndarray) -> float:
     return float((scores.argmax(axis=1) == y).mean())
 
 
-def family(pid: int) -> list[int]:
-    """The process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # it ended meanwhile
-        children.setdefault(parent, []).append(int(status.parent.name))
-    found, left = [], [pid]
-    while left:
-        found.append(left.pop())
-        left += children.get(found[-1], [])
-    return found
-
-
-def cpu_ms(pid: int) -> dict[str, float]:
-    """Processor time since their start: of the services' process, the agents, and everything below those."""
-    tick_ms = 1000 / os.sysconf("SC_CLK_TCK")
-    found = {"services": 0.0, "agents": 0.0, "sandboxes": 0.0}
-    for one in family(pid):
-        head, _, tail = Path(f"/proc/{one}/stat").read_text().rpartition(")")
-        fields = tail.split()
-        command = Path(f"/proc/{one}/cmdline").read_bytes().decode().replace("\0", " ")
-        kind = "services" if one == pid else "sandboxes" if "runtime" in command + head else "agents"
-        found[kind] += (int(fields[11]) + int(fields[12])) * tick_ms
-    return found
-
-
-def memory_mb(pid: int) -> float:
-    """The sum of PSS over a family of processes, in 10⁶ bytes."""
-    total = 0
-    for one in family(pid):
-        try:
-            rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total * 1024 / 1e6
-
-
 def main() -> None:
     """Measure, print, and end with the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--proplets", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--data-dir", type=Path, default=None, help="keep the system's data here")
-    parser.add_argument("--peers", action="store_true", help="NVIDIA FLARE too, after ours")
+    parser.add_argument("--peers", action="store_true", help="NVIDIA FLARE and Flower too, after ours")
     parser.add_argument("--peer-rounds", type=int, default=3, help="rounds of each peer that count")
     asked = parser.parse_args()
     load_before = os.getloadavg()[0]
