@@ -95,7 +95,8 @@ RULES: Mapping[Kind, tuple[Rule, ...]] = MappingProxyType(
             "{B}/control/manager/invoke",
             "fl/models/#",
         ),
-        Kind.OPERATOR: _may_send("{B}/fl/rounds/start", "fl/rounds/start") + _may_hear("{B}/#", "fl/#"),
+        Kind.OPERATOR: _may_send("{B}/fl/rounds/start", "fl/rounds/start")
+        + _may_hear("{B}/#", "fl/#", "fml/updates"),
     }
 )
 """The table. Read a row as: a principal of this kind may do these actions on this pattern."""
