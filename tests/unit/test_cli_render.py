@@ -111,6 +111,15 @@ def test_a_list_of_proplets_shows_names_and_labels_on_80_columns():
     assert lines[4] == "  LAST HEARTBEAT 2026-11-22 23:04:26  LABELS zone=north, disk=ssd"
 
 
+def test_short_words_stay_in_their_columns():
+    """The widest go below a row, wherever they stand, so that states are read down a column."""
+    long = msgspec.structs.replace(TASK, id=LONG_ID, name=f"fl-round-3-{LONG_ID}", error="")
+    lines = seen(TaskPage(offset=0, limit=1, total=1, tasks=[long]), 80)
+    assert lines[0].split() == ["ID", "STATE", "PROPLET", "SAYS"]
+    assert lines[1].split() == [LONG_ID, "Failed"]
+    assert lines[2] == f"  NAME fl-round-3-{LONG_ID}"
+
+
 def test_what_fits_nowhere_is_folded():
     """A name that is longer than the terminal, and a text below a row, go on on the next line."""
     task = msgspec.structs.replace(TASK, id="#" * 100, error="word " * 30)

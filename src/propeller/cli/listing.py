@@ -20,7 +20,7 @@ _GAP = 2
 class Listing:
     """Rows of as many cells as there are names; each cell is one line or more.
 
-    The columns that fit whole, counted from the left, are a table. The others follow each row on lines of
+    Where a terminal is too narrow for all columns, the widest but the first follow each row on lines of
     their own, with their names, unless they are empty: nothing is cut, and what one may want to copy is in
     one piece.
     """
@@ -33,23 +33,31 @@ class Listing:
         """What rich asks of anything that can be shown."""
         widths = [max(map(_width, column)) for column in zip(self.names, *self.rows, strict=True)]
         widths[0] = min(widths[0], options.max_width)
-        fitting = _fitting(widths, options.max_width)
+        beside = _beside(widths, options.max_width)
+        below = [at for at in range(len(widths)) if at not in beside]
         if self.title:
             yield Text(self.title, style="italic")
-        if fitting == len(self.names):
-            yield self._table(widths, self.rows, header=True)
+        if not below:
+            yield self._table(widths, beside, self.rows, header=True)
             return
-        yield self._table(widths[:fitting], [], header=True)
+        yield self._table(widths, beside, [], header=True)
         for row in self.rows:
-            yield self._table(widths[:fitting], [row[:fitting]], header=False)
-            yield from _below(zip(self.names[fitting:], row[fitting:], strict=True), options.max_width)
+            yield self._table(widths, beside, [row], header=False)
+            yield from _below([(self.names[at], row[at]) for at in below], options.max_width)
 
-    def _table(self, widths: Sequence[int], rows: Iterable[Sequence[str | Text]], *, header: bool) -> Table:
+    def _table(
+        self,
+        widths: Sequence[int],
+        beside: Sequence[int],
+        rows: Sequence[Sequence[str | Text]],
+        *,
+        header: bool,
+    ) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
-        for name, width in zip(self.names, widths, strict=False):
-            table.add_column(name, overflow="fold", min_width=width)
+        for at in beside:
+            table.add_column(self.names[at], overflow="fold", min_width=widths[at])
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(row[at] for at in beside))
         return table
 
 
@@ -57,15 +65,12 @@ def _width(cell: str | Text) -> int:
     return max(map(cell_len, str(cell).splitlines()), default=0)
 
 
-def _fitting(widths: Sequence[int], room: int) -> int:
-    """How many of the first columns have room whole; at least one."""
-    used, count = 0, 0
-    for width in widths:
-        used += width + (_GAP if count else 0)
-        if used > room and count:
-            break
-        count += 1
-    return count
+def _beside(widths: Sequence[int], room: int) -> list[int]:
+    """The columns that have room side by side: all, or all but the widest; always the first."""
+    beside = list(range(len(widths)))
+    while len(beside) > 1 and sum(widths[at] + _GAP for at in beside) - _GAP > room:
+        beside.remove(max(beside[1:], key=lambda at: (widths[at], at)))
+    return beside
 
 
 def _below(named: Iterable[tuple[str, str | Text]], room: int) -> Iterator[Padding]:
