@@ -9,7 +9,7 @@ import typer
 from propeller.cli.session import Session, commas, session
 from propeller.errors import BadInput, EnvironmentError_
 
-app = typer.Typer(help="Real data sets: list them, get one, split one over clients.", no_args_is_help=True)
+app = typer.Typer(help="Real data sets: list them, get one, split one.", no_args_is_help=True)
 
 
 class Partition(StrEnum):
