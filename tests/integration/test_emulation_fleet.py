@@ -100,7 +100,8 @@ def test_boards_that_die_in_a_round_are_back_for_the_next(builds, tmp_path):
 def test_boards_of_every_kind_train_together(builds, tmp_path):
     """x86, ARM and a small Linux computer in one fleet make the models of three ordinary proplets."""
     firmware_image("mps2_an385", builds)
-    mixed = ("--board", "qemu_x86=1,mps2_an385=1,linux-x86_64=1")
+    # Without a unit for floating point an emulated round takes 20 s, and minutes on a busy machine.
+    mixed = ("--board", "qemu_x86=1,mps2_an385=1,linux-x86_64=1", "--timeout", "220s")
     seen = fleet(tmp_path / "mixed", "--firmware", str(builds), *mixed, *TOLD)
     assert (seen["devices_ready"], seen["rounds"], seen["updates"]) == (3, 2, 6)
     plain = fleet(tmp_path / "plain", "--board", "plain", "--devices", "3", *TOLD)
