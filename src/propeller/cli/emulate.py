@@ -23,7 +23,8 @@ def emulate(
     board: Annotated[
         str | None,
         typer.Option(
-            "--board", help="qemu_x86, mps2_an385, linux-x86_64, plain; or qemu_x86=8,linux-x86_64=2"
+            "--board",
+            help="qemu_x86, mps2_an385, linux-x86_64, linux-aarch64, plain; or qemu_x86=8,linux-x86_64=2",
         ),
     ] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="Of each device, such as 15M.")] = None,

@@ -12,15 +12,14 @@ from typing import Final
 from propeller.errors import BadInput
 
 LINUX_ARGUMENTS: Final = (
-    "console=ttyS0 quiet panic=-1 rootfstype=ramfs "
-    "mitigations=off cryptomgr.notests lsm= audit=0 nokaslr rodata=off"
+    "quiet panic=-1 rootfstype=ramfs mitigations=off cryptomgr.notests lsm= audit=0 nokaslr rodata=off"
 )
 """A ramfs has no limit of its own; a tmpfs would cut the file system at half of the memory.
 
 What a kernel tests and protects at its start costs an emulated processor a second.
 """
-TB_CACHE_MB: Final = 4
-"""Of translated code, a device; QEMU would take a gigabyte of address space and use it."""
+TB_CACHE_MB: Final = 3
+"""Of translated code, a device; QEMU would take a gigabyte of address space and use it. Less is slower."""
 GATEWAY_TB_CACHE_MB: Final = 64
 """A Linux with Python runs so much code that with less the emulator translates it again and again."""
 
@@ -41,11 +40,18 @@ class Board:
     """QEMU's model of a network card that is soldered on; empty where `card` is plugged in."""
     card: str = ""
     emulated: bool = True
-    gateway: bool = False
-    """Whether it runs Linux and the ordinary proplet."""
+    processor: str = ""
+    """Of a gateway, as the kernel names it. A gateway runs Linux and the ordinary proplet."""
+    serial: str = ""
+    """A gateway's console, as the kernel names it."""
     boot_s_max: float = 30.0
     ready_s_max: float = 30.0
     """From the last device's start to the manager's seeing it."""
+
+    @property
+    def gateway(self) -> bool:
+        """Whether it runs Linux and the ordinary proplet."""
+        return bool(self.processor)
 
 
 ZEPHYR_X86: Final = Board(
@@ -81,15 +87,31 @@ LINUX_X86: Final = Board(
     memory_mb=256,
     memory_fixed=False,
     card="virtio-net-pci,netdev=n0,romfile=",
-    gateway=True,
+    processor="x86_64",
+    serial="ttyS0",
     boot_s_max=90.0,
     ready_s_max=180.0,
+)
+LINUX_ARM: Final = Board(
+    name="linux-aarch64",
+    program="qemu-system-aarch64",
+    package="qemu-system-arm",
+    # A processor with pointer authentication would spend most of its emulated time on that.
+    machine=("-machine", "virt", "-cpu", "cortex-a53"),
+    memory_mb=256,
+    memory_fixed=False,
+    card="virtio-net-pci,netdev=n0,romfile=",
+    processor="aarch64",
+    serial="ttyAMA0",
+    boot_s_max=120.0,
+    ready_s_max=240.0,
 )
 PLAIN: Final = Board(
     name="plain", program="", package="", machine=(), memory_mb=0, memory_fixed=True, emulated=False
 )
 """No device at all but an ordinary proplet as a process of this machine, for comparison."""
-BOARDS: Final[Mapping[str, Board]] = {one.name: one for one in (ZEPHYR_X86, ZEPHYR_ARM, LINUX_X86, PLAIN)}
+_ALL: Final = (ZEPHYR_X86, ZEPHYR_ARM, LINUX_X86, LINUX_ARM, PLAIN)
+BOARDS: Final[Mapping[str, Board]] = {one.name: one for one in _ALL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +150,7 @@ def command(of: Board, image: Image, *, memory: int, mac: str, backend: str, con
     size = () if of.on_board_card else ("-m", str(memory))
     booted: tuple[str, ...] = ("-kernel", str(image.kernel))
     if image.initrd is not None:
-        booted += ("-initrd", str(image.initrd), "-append", LINUX_ARGUMENTS)
+        booted += ("-initrd", str(image.initrd), "-append", f"console={of.serial} {LINUX_ARGUMENTS}")
     tcg = ("-accel", f"tcg,tb-size={GATEWAY_TB_CACHE_MB if of.gateway else TB_CACHE_MB}")
     return (
         *(of.program, *of.machine, *tcg, *size, *quiet),

@@ -1,12 +1,10 @@
 """What a gateway boots: Debian's kernel, and an initial file system with this very Python and our proplet.
 
 Nothing is installed: the kernel's package is downloaded and unpacked, and the file system is packed from the
-interpreter that runs this, the packages that the proplet imports, and the shared libraries that they load. It
-must not know who boots it.
+interpreter that runs this, the packages that the proplet imports, and the shared libraries that they load;
+for another processor than this machine's, `foreign` finds their like. It must not know who boots it.
 """
 
-import contextlib
-import gzip
 import hashlib
 import importlib.util
 import json
@@ -18,42 +16,51 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import Final
 
 import propeller
-from propeller.emulation import guest_init
-from propeller.emulation.boards import Image
+from propeller.emulation import foreign, guest_init
+from propeller.emulation.boards import Board, Image
+from propeller.emulation.initramfs import pack
+from propeller.emulation.packages import Debian
 from propeller.errors import EnvironmentError_
 
-KERNEL_PACKAGE: Final = "linux-image-cloud-amd64"
 _STARTS: Final = "propeller.roles.device", "propeller.proplet.app", "propeller.runtime.worker"
 """What is imported to see which packages a proplet needs."""
 _STDLIB_LEFT_OUT: Final = {
-    "__pycache__", "config", "distutils", "ensurepip", "idlelib", "lib2to3", "lib-dynload", "pydoc_data",
-    "site-packages", "test", "tests", "tkinter", "turtledemo", "unittest", "venv", "wsgiref",
+    "__pycache__", "config", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages",
+    "test", "tests", "tkinter", "turtledemo", "unittest", "venv", "wsgiref",
 }  # fmt: skip
 _LEFT_OUT: Final = {"rich", "pygments"}
 """Packages that are imported where they are there, and missed by nobody on a device: a colourful log."""
 _SITE: Final = "site"
+_NOT_RUN: Final = {".a", ".pyi", ".h", ".pyx", ".c"}
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 _MAGIC = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8)
 """The head of a compiled module whose source nobody looks for (PEP 552, unchecked)."""
 
 
-def build(directory: Path) -> Image:
-    """The image, made in `directory` unless what is there is still the same.
+def build(board: Board, cache: Path) -> Image:
+    """The image for a board, made in a directory of `cache` unless what is there is still the same.
 
-    Raises `EnvironmentError_` where the kernel's package or a program cannot be had.
+    Raises `EnvironmentError_` where the kernel's package, another that it needs or a program cannot be had.
     """
+    own = board.processor == os.uname().machine
+    directory = cache / ("gateway" if own else f"gateway-{board.processor}")
     directory.mkdir(parents=True, exist_ok=True)
-    kernel, modules = _kernel(directory / "kernel")
-    files = _files()
+    debian = Debian(board.processor, directory)
+    kernel, modules = _kernel(directory / "kernel", debian)
+    files = own_files()
+    if not own:
+        files = foreign.files(files, directory, debian, board.processor, _STDLIB_LEFT_OUT)
     key = _digest(files, kernel)
     initrd, known = directory / "initrd", directory / "initrd.key"
     if not (initrd.exists() and known.exists() and known.read_text(encoding="ascii") == key):
-        _pack(_contents(files, modules), initrd)
+        interpreter = os.path.realpath(sys.executable) if own else foreign.INTERPRETER
+        files |= _libraries(files.values()) if own else {}
+        pack(_contents(interpreter, files, modules), initrd)
         known.write_text(key, encoding="ascii")
     return Image(kernel=kernel, initrd=initrd)
 
@@ -61,10 +68,11 @@ def build(directory: Path) -> Image:
 # --- the kernel ------------------------------------------------------------------------------------------
 
 
-def _kernel(directory: Path) -> tuple[Path, dict[str, Path]]:
+def _kernel(directory: Path, debian: Debian) -> tuple[Path, dict[str, Path]]:
     """Debian's kernel and the modules that `guest_init` wants, by name."""
     if not list(directory.glob("boot/vmlinuz-*")):
-        _fetch(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        debian.unpack([debian.kernel()], directory)
     kernel = next(iter(directory.glob("boot/vmlinuz-*")))
     found = {path.name.partition(".")[0]: path for path in directory.rglob("*.ko*")}
     if missing := [name for name in guest_init.MODULES if name not in found]:
@@ -74,46 +82,22 @@ def _kernel(directory: Path) -> tuple[Path, dict[str, Path]]:
     return kernel, {name: found[name] for name in guest_init.MODULES}
 
 
-def _fetch(directory: Path) -> None:
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise EnvironmentError_(f"missing Debian package: {KERNEL_PACKAGE}", code="no_kernel")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    depends = _said(["apt-cache", "depends", KERNEL_PACKAGE])
-    real = re.search(r"Depends: (linux-image-\S+)", depends)
-    _said(["apt-get", "download", real[1] if real else KERNEL_PACKAGE], directory)
-    package = next(iter(directory.glob("*.deb")))
-    _said(["dpkg", "-x", str(package), str(directory)])
-    package.unlink()
-
-
-def _said(command: list[str], directory: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)  # noqa: S603 - ours
-    if done.returncode != 0:
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise EnvironmentError_(
-            f"missing Debian package: {KERNEL_PACKAGE} ({' '.join(command)}: {last}; try apt-get update)",
-            code="no_kernel",
-        )
-    return done.stdout
-
-
 # --- what goes in ----------------------------------------------------------------------------------------
 
 
-def _files() -> list[Path]:
-    """Every file of this machine that the device has too, shared libraries not yet among them."""
+def own_files() -> dict[str, Path]:
+    """Every file of this machine that a device like it has too, by name, but for shared libraries."""
     loaded = _loaded()
     stdlib, site = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
     top = {path.relative_to(site).parts[0] for path in loaded if path.is_relative_to(site)} - _LEFT_OUT
-    taken = [Path(os.path.realpath(sys.executable)), *_below(stdlib, _STDLIB_LEFT_OUT)]
+    taken = [Path(os.path.realpath(sys.executable)), *_below(stdlib, {*_STDLIB_LEFT_OUT, "lib-dynload"})]
     for name in top:
         taken += _below(site / name, {"__pycache__", "tests"}) if (site / name).is_dir() else [site / name]
     taken += [path for path in loaded if path.parent.name == "lib-dynload"]
     # What a package says of itself is read at run time: its version is shown by the manager.
     taken += [path for path in site.glob("*.dist-info/METADATA") if path.parent.name.split("-")[0] in top]
     taken += _below(Path(propeller.__file__).parent, {"__pycache__"})
-    return sorted({path for path in taken if path.suffix not in {".a", ".pyi", ".h", ".pyx", ".c"}})
+    return {_there(path): path for path in sorted(set(taken)) if path.suffix not in _NOT_RUN}
 
 
 def _loaded() -> list[Path]:
@@ -132,36 +116,38 @@ def _below(directory: Path, left_out: set[str]) -> Iterator[Path]:
         yield from (Path(root) / name for name in files)
 
 
-def _libraries(files: Iterable[Path]) -> set[Path]:
+def _libraries(files: Iterable[Path]) -> dict[str, Path]:
     """The shared libraries that programs and modules among `files` load, and the loader itself."""
     binaries = [os.path.realpath(sys.executable)]
     binaries += [str(path) for path in files if path.suffix == ".so" or ".so." in path.name]
     done = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    return {Path(found) for found in _LIBRARY.findall(done.stdout)}
+    return {_there(Path(found)): Path(found) for found in _LIBRARY.findall(done.stdout)}
 
 
-def _digest(files: list[Path], kernel: Path) -> str:
+def _digest(files: Mapping[str, Path], kernel: Path) -> str:
     known = hashlib.sha256(f"{sys.version} {kernel}\n".encode())
-    for path in files:
-        known.update(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+    for name, path in sorted(files.items()):
+        known.update(f"{name} {path} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
     return known.hexdigest()
 
 
-def _contents(files: list[Path], modules: dict[str, Path]) -> Iterator[tuple[str, int, bytes]]:
+def _contents(
+    interpreter: str, files: Mapping[str, Path], modules: Mapping[str, Path]
+) -> Iterator[tuple[str, int, bytes]]:
     """Name, mode and content of all that the initial file system has."""
     init = (
-        f"#!{os.path.realpath(sys.executable)} -S\nimport os, sys\nos.environ['PYTHONPATH'] = '/{_SITE}'\n"
+        f"#!{interpreter} -S\nimport os, sys\nos.environ['PYTHONPATH'] = '/{_SITE}'\n"
         f"sys.path.insert(0, '/{_SITE}')\nos.environ['PATH'] = '/usr/bin:/bin'\n"
         "from propeller.emulation.guest_init import start\nstart()\n"
     )
     yield "init", 0o755, init.encode()
     for name, module in modules.items():
         yield f"modules/{name}.ko", 0o644, _unpacked(module)
-    for one in [*files, *sorted(_libraries(files))]:
-        if one.suffix == ".py":
-            yield _there(one.with_suffix(".pyc")), 0o644, _compiled(one)
-        else:
-            yield _there(one), stat.S_IMODE(one.stat().st_mode), _without_symbols(one)
+    for name, path in files.items():
+        if path.suffix == ".py":
+            yield str(Path(name).with_suffix(".pyc")), 0o644, _compiled(path)
+        elif path.suffix not in _NOT_RUN:
+            yield name, stat.S_IMODE(path.stat().st_mode), _without_symbols(path)
 
 
 def _there(path: Path) -> str:
@@ -188,10 +174,12 @@ def _without_symbols(path: Path) -> bytes:
     content = path.read_bytes()
     if content[:4] != b"\x7fELF" or shutil.which("strip") is None:
         return content
-    with tempfile.NamedTemporaryFile() as bare:
-        told = ["strip", "--strip-debug", "-o", bare.name, str(path)]
+    with tempfile.TemporaryDirectory() as directory:
+        bare = Path(directory, "bare")
+        told = ["strip", "--strip-debug", "-o", str(bare), str(path)]
         done = subprocess.run(told, capture_output=True, check=False)  # noqa: S603 - ours
-        return Path(bare.name).read_bytes() if done.returncode == 0 else content
+        # It leaves nothing of a file for another processor.
+        return bare.read_bytes() if done.returncode == 0 else content
 
 
 def _compiled(source: Path) -> bytes:
@@ -208,51 +196,3 @@ def _compiled(source: Path) -> bytes:
     except (SyntaxError, ValueError):
         return b""
     return _MAGIC + marshal.dumps(code)
-
-
-# --- packing ---------------------------------------------------------------------------------------------
-
-
-def _pack(contents: Iterable[tuple[str, int, bytes]], path: Path) -> None:
-    """Write a compressed archive in the kernel's format (newc, Documentation/driver-api/early-userspace)."""
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file, _packing(file) as packed:
-        seen: set[str] = set()
-        for number, (name, mode, content) in enumerate(contents, start=1000):
-            for parent in reversed(Path(name).parents):
-                if str(parent) not in {".", *seen}:
-                    seen.add(str(parent))
-                    packed.write(_entry(len(seen), str(parent), stat.S_IFDIR | 0o755, b""))
-            packed.write(_entry(number, name, stat.S_IFREG | mode, content))
-        packed.write(_entry(0, "TRAILER!!!", 0, b""))
-    fresh.replace(path)
-
-
-@contextlib.contextmanager
-def _packing(file: BinaryIO) -> Iterator[BinaryIO]:
-    """A stream whose content is compressed into `file`, by zstd where that program is installed.
-
-    An emulated processor unpacks it in a third of the time that gzip takes.
-    """
-    if shutil.which("zstd") is None:
-        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed:
-            yield cast("BinaryIO", packed)
-        return
-    file.flush()
-    with subprocess.Popen(["zstd", "-q", "-3", "-c"], stdin=subprocess.PIPE, stdout=file) as zstd:  # noqa: S607
-        assert zstd.stdin is not None  # noqa: S101 - a pipe was asked for
-        with zstd.stdin as packed:
-            yield cast("BinaryIO", packed)
-    if zstd.returncode != 0:
-        raise EnvironmentError_("zstd could not pack the gateway's file system", code="no_initrd")
-
-
-def _entry(number: int, name: str, mode: int, content: bytes) -> bytes:
-    spelled = name.encode() + b"\0"
-    fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(spelled), 0)
-    head = b"070701" + b"".join(b"%08X" % field for field in fields) + spelled
-    return _padded(head) + _padded(content)
-
-
-def _padded(content: bytes) -> bytes:
-    return content + bytes(-len(content) % 4)

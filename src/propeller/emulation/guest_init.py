@@ -33,7 +33,7 @@ MOUNTS = (
 CARD = b"eth0"
 USER_IP, USER_NETMASK, USER_GATEWAY = "10.0.2.15", "255.255.255.0", "10.0.2.2"
 """The one lease of QEMU's user network."""
-FINIT_MODULE = 313
+FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 SIOCADDRT, SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK = 0x890B, 0x8914, 0x8916, 0x891C
 UP_AND_RUNNING = 0x41
 SERVICES = ("manager", "coordinator", "aggregator", "model_registry", "data_store", "registry")
@@ -62,7 +62,7 @@ def load_modules() -> None:
     """The network card's driver."""
     for name in MODULES:
         with Path(f"/modules/{name}.ko").open("rb") as file:
-            if libc.syscall(FINIT_MODULE, file.fileno(), b"", 0) != 0:
+            if libc.syscall(FINIT_MODULE[os.uname().machine], file.fileno(), b"", 0) != 0:
                 say(f"init: module {name}: {os.strerror(ctypes.get_errno())}")
 
 

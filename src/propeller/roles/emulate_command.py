@@ -123,7 +123,7 @@ def _swept(directory: Path) -> None:
 def _image(board: Board, directory: Path, build: Path | None, show: Console) -> Image:
     if board.gateway:
         show.print(f"making the image of {board.name} …")
-        return gateway.build(_cache() / "gateway")
+        return gateway.build(board, _cache())
     if build is not None:
         return firmware.built(board, build)
     show.print(f"building the firmware for {board.name} …")
