@@ -1,6 +1,7 @@
 """What every `stores.DatasetStore` promises."""
 
 import asyncio
+import hashlib
 
 import pytest
 
@@ -57,6 +58,15 @@ async def test_put_if_absent_keeps_what_is_there(store, document):
     assert await store.put_if_absent("p1", document)
     assert not await store.put_if_absent("p1", b"other")
     assert await store.get("p1") == document
+
+
+@pytest.mark.parametrize("document", [SMALL, LARGE], ids=["small", "large"])
+async def test_the_digest_is_that_of_the_latest_document(store, document):
+    """By it a reader knows whether what it has is still the data set; nobody's is None."""
+    await store.put("p1", b"before")
+    await store.put("p1", document)
+    assert await store.digest("p1") == hashlib.sha256(document).hexdigest()
+    assert await store.digest("p2") is None
 
 
 async def test_ids_are_in_order(store):
@@ -128,6 +138,15 @@ async def test_sqlite_says_whose_file_is_lost(on_blobs):
         await blobs.delete(digest)
     with pytest.raises(StorageBroken, match="'p1' has lost its file"):
         await store.get("p1")
+
+
+async def test_sqlite_tells_a_large_digest_without_the_file(on_blobs):
+    """Who asks whether a data set changed costs no reading of it."""
+    store, blobs = on_blobs
+    await store.put("p1", LARGE)
+    for digest in await blobs.digests():
+        await blobs.delete(digest)
+    assert await store.digest("p1") == hashlib.sha256(LARGE).hexdigest()
 
 
 async def test_sqlite_keeps_data_sets_over_a_restart(tmp_path):

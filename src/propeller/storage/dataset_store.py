@@ -5,6 +5,7 @@ deleted only after no row does, so that a crash at any point leaves the old data
 """
 
 import asyncio
+import hashlib
 from collections.abc import Iterable
 from functools import partial
 from typing import cast
@@ -63,6 +64,14 @@ class SqlDatasetStore:
                 return await self._blobs.get(blob)
             except NotFound:
                 missing = blob
+
+    async def digest(self, proplet_id: str) -> str | None:
+        """See `stores.DatasetStore`."""
+        found = await self._database.read(partial(_select, proplet_id))
+        if found is None:
+            return None
+        document, blob = found
+        return blob or hashlib.sha256(document).hexdigest()
 
     async def ids(self) -> tuple[str, ...]:
         """See `stores.DatasetStore`."""
@@ -130,6 +139,11 @@ class MemoryDatasetStore:
     async def get(self, proplet_id: str) -> bytes | None:
         """See `stores.DatasetStore`."""
         return self._documents.get(proplet_id)
+
+    async def digest(self, proplet_id: str) -> str | None:
+        """See `stores.DatasetStore`."""
+        found = self._documents.get(proplet_id)
+        return None if found is None else hashlib.sha256(found).hexdigest()
 
     async def ids(self) -> tuple[str, ...]:
         """See `stores.DatasetStore`."""

@@ -127,6 +127,10 @@ class DatasetStore(Protocol):
         """The document, or None; raises `StorageBroken` if the disk lies."""
         ...
 
+    async def digest(self, proplet_id: str) -> str | None:
+        """The document's SHA-256 in hex, or None; a large document is not read for it."""
+        ...
+
     async def ids(self) -> tuple[str, ...]:
         """The proplets that have a data set, in id order."""
         ...
