@@ -1016,6 +1016,9 @@ PROPELLER_FN void send_update(const model_t *model, uint64_t samples, const metr
     if (out == NULL) {
         die("/fl/update.json cannot be written");
     }
+    /* Every write leaves the sandbox, which costs more than what is written. */
+    static char buffer[16 * 1024];
+    setvbuf(out, buffer, _IOFBF, sizeof buffer);
     if (propeller_by_files && model != NULL) {
         write_tensors("/fl/update.safetensors", model);
     }
