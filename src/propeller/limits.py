@@ -314,6 +314,8 @@ DATASET_TEST_SHARE = 0.2
 """Part of a data set's rows that `?part=test` answers."""
 DATASET_SEED_ROWS = 64
 """Rows of a synthetic data set, as in the original's demo."""
+OFFLOAD_INLINE_BYTES = 256 * 1024
+"""Reading or printing less than this as JSON takes some two milliseconds, and stays on the loop."""
 OFFLOAD_PROCESS_BYTES = 1024 * 1024
 """JSON over this goes to a worker process: a thread would hold the interpreter lock for tens of ms."""
 OFFLOAD_ANSWER_BYTES_MAX = 1024 * 1024 * 1024

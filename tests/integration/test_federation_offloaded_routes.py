@@ -1,8 +1,9 @@
-"""Every route that decodes a body, does arithmetic or prints a model does it off the loop."""
+"""Every route that decodes a large body, does arithmetic or prints a model does it off the loop."""
 
 from federation_world import Services
+from propeller import limits
 
-MODEL = {"w": [0.5, 1.5], "b": 0}
+MODEL = {"w": [0.123456] * (limits.OFFLOAD_INLINE_BYTES // 7), "b": 0}
 
 
 async def test_all_work_on_content_is_offloaded():

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from offload_jobs import chatter, die, fail, refuse, spin, where
 
+from propeller import limits
 from propeller.errors import BadInput, Bug, EnvironmentError_
-from propeller.federation.offload import SizedOffload, inline
+from propeller.federation.offload import SizedOffload, by_size, inline
 
 SMALL, LARGE = b"ab", b"ab" * 1_000_000
 
@@ -40,6 +41,16 @@ async def test_small_work_runs_in_a_thread_of_this_process(offload):
     assert pid == os.getpid()
     assert thread != threading.get_ident()
     assert turned == b"ba"
+
+
+async def test_what_takes_less_than_a_hand_over_is_done_here(offload):
+    """A thread is asked only beyond the bound; what the work raises comes through either way."""
+    _, thread, *_ = await by_size(offload, limits.OFFLOAD_INLINE_BYTES, where, SMALL)
+    assert thread == threading.get_ident()
+    _, thread, *_ = await by_size(offload, limits.OFFLOAD_INLINE_BYTES + 1, where, SMALL)
+    assert thread != threading.get_ident()
+    with pytest.raises(BadInput, match="2 bytes are bad"):
+        await by_size(offload, 0, refuse, SMALL)
 
 
 async def test_large_work_runs_in_one_other_process(offload):

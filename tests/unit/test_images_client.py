@@ -290,6 +290,18 @@ async def test_a_tag_is_asked_for_at_every_fetch(images, http, cached):
     assert (await cached.fetch(f"{HOST}/a:v1")).content == WASM + b"2"
 
 
+async def test_what_runs_again_is_not_read_again(images):
+    """By its digest a module is in memory: neither the registry nor the disk is asked for it."""
+    pushed, blobs = await images.push(ref("a:v1"), WASM), MemoryBlobs()
+    cached = CachedImages(images, blobs, offload=at_once)
+    first = await cached.fetch(f"{HOST}/a:v1")
+    for digest in await blobs.digests():
+        await blobs.delete(digest)
+    again = await cached.fetch(f"{HOST}/b:v7@{pushed}")
+    assert (again.content, again.digest) == (first.content, first.digest)
+    assert (first.reference, again.reference) == (f"{HOST}/a:v1", f"{HOST}/b:v7@{pushed}")
+
+
 async def test_a_registry_without_digest_headers(images, http, cached):
     """Where HEAD does not say the digest, the manifest is fetched to learn it."""
     pushed = await images.push(ref("a:v1"), WASM)
@@ -327,11 +339,10 @@ class RottenBlobs(MemoryBlobs):
 async def test_damaged_cache_content_is_fetched_anew(images):
     """A cache whose disk has damaged a layer asks the registry again."""
     blobs = RottenBlobs()
-    cached = CachedImages(images, blobs, offload=at_once)
     await images.push(ref("a:v1"), WASM)
-    await cached.fetch(f"{HOST}/a:v1")
+    await CachedImages(images, blobs, offload=at_once).fetch(f"{HOST}/a:v1")
     blobs.rotten = digest_of(WASM).removeprefix("sha256:")
-    assert (await cached.fetch(f"{HOST}/a:v1")).content == WASM
+    assert (await CachedImages(images, blobs, offload=at_once).fetch(f"{HOST}/a:v1")).content == WASM
     assert await blobs.get(digest_of(WASM).removeprefix("sha256:")) == WASM
 
 

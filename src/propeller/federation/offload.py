@@ -43,6 +43,15 @@ async def inline(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
     return work(*args, **kwargs)
 
 
+async def by_size(
+    offload: Offload, size_bytes: int, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Do `work` on `size_bytes` here if that takes less than waiting for a thread, else by `offload`."""
+    if size_bytes <= limits.OFFLOAD_INLINE_BYTES:
+        return work(*args, **kwargs)
+    return await offload(work, *args, **kwargs)
+
+
 class SizedOffload:
     """The `Offload` of production. Work given over `process_bytes` of `bytes` goes to the process.
 

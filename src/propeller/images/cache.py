@@ -7,8 +7,10 @@ damaged content: how much is kept is the blob store's business.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Generic, TypeVar
 
+from propeller.core.recent import Recent
 from propeller.errors import NotFound, StorageBroken
 from propeller.images.client import OciImages
 from propeller.images.digest import hex_of
@@ -18,6 +20,8 @@ from propeller.images.source import Offload, StoredManifest, take_module
 from propeller.ports import Blobs, ImageModule
 
 T = TypeVar("T")
+MODULES_RECENT_BYTES = 4 * 1024 * 1024
+"""Modules kept in memory, by the digest of what names them: what runs again is read and checked no more."""
 
 
 class SingleFlight(Generic[T]):
@@ -56,6 +60,7 @@ class CachedImages:
         self._blobs = blobs
         self._offload = offload
         self._flights: SingleFlight[ImageModule] = SingleFlight()
+        self._recent: Recent[ImageModule] = Recent(MODULES_RECENT_BYTES)
 
     async def fetch(self, reference: str) -> ImageModule:
         """Resolve and fetch; concurrent fetches of one reference are one. Plain URLs are not kept."""
@@ -92,7 +97,12 @@ class CachedImages:
     async def _fetch(self, image: Reference | ModuleUrl) -> ImageModule:
         if isinstance(image, ModuleUrl):
             return await self._inner.download(image)
-        return await take_module(self, image, self._offload)
+        digest = await self._inner.resolve(image)
+        known = self._recent.get(digest)
+        if known is None:
+            known = await take_module(self, image.with_digest(digest), self._offload)
+            self._recent.put(digest, known, len(known.content))
+        return replace(known, reference=str(image))
 
     async def _held(self, digest: str) -> bytes | None:
         key = hex_of(digest)

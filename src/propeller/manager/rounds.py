@@ -80,6 +80,8 @@ class Rounds:
         self._clock = clock
         self._random = random
         self._coordinator = coordinator
+        self._loaded = False
+        """Whether the strategies are at hand."""
         self._unsettled = asyncio.Event()
         """Set when an intent is left behind."""
         self._turns = Turns()
@@ -168,7 +170,9 @@ class Rounds:
     async def _launch(self, asked: ExperimentBody, *, announced: bool) -> None:
         """Launch the round unless that was done; a known one is not checked against today's fleet."""
         round_id = round_id_of(asked)
-        await self._offload(load_strategies)
+        if not self._loaded:
+            await self._offload(load_strategies)
+            self._loaded = True
         async with self._turns.of(round_id):
             launch = await self._store.launch(round_id)
             fresh = launch is None

@@ -8,7 +8,6 @@ import base64
 import binascii
 import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 from propeller import limits
 from propeller.core.ids import check_id
+from propeller.core.recent import Recent
 from propeller.errors import BadInput, EnvironmentError_, NotFound, PeerUnavailable, PropellerError
 from propeller.fl.split import Part
 from propeller.fl.update_format import JSON, parse_format
@@ -28,7 +28,6 @@ from propeller.proplet.failure import AttemptFailed, Kind
 from propeller.proplet.model import bring_state, fetch_model, model_url, write_inputs
 from propeller.proplet.offload import Offload, sha256_of
 from propeller.proplet.packing import Packer, at_once
-from propeller.proplet.recall import Recall
 from propeller.proplet.services import (
     COORDINATOR,
     DATA_STORE,
@@ -45,6 +44,8 @@ U = TypeVar("U")
 
 MODULES_RECENT_BYTES = 4 * 1024 * 1024
 """Inline modules kept in the agent's memory, so that a task that runs again asks the manager for nothing."""
+TEXTS_RECENT_BYTES = 4 * 1024 * 1024
+"""Data sets kept there; one that is larger is fetched anew each time."""
 ABI = "FL_ABI"
 FILES = "files"
 """A task that says so is given `/fl`, whatever the size of its model."""
@@ -54,28 +55,12 @@ _OK, _UNCHANGED = 200, 304
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
-class Recent:
-    """The latest inline modules by their verified SHA-256, as many as fit `MODULES_RECENT_BYTES`."""
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What an address answered, and the tag by which its server knows that it still would."""
 
-    def __init__(self) -> None:
-        self._modules: OrderedDict[str, bytes] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, digest: str) -> bytes | None:
-        """The module of that digest, if it is remembered."""
-        content = self._modules.get(digest)
-        if content is not None:
-            self._modules.move_to_end(digest)
-        return content
-
-    def put(self, digest: str, content: bytes) -> None:
-        """Remember a module whose digest was checked, at the expense of those unused longest."""
-        if digest in self._modules or len(content) > MODULES_RECENT_BYTES:
-            return
-        self._modules[digest] = content
-        self._bytes += len(content)
-        while self._bytes > MODULES_RECENT_BYTES:
-            self._bytes -= len(self._modules.popitem(last=False)[1])
+    tag: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +76,12 @@ class Supply:
     offload: Offload
     folders: tuple[Folder, ...] = ()
     """The device's directories that every guest may see."""
-    recent: Recent = field(default_factory=Recent)
-    """Inline modules that were fetched of late."""
+    recent: Recent[bytes] = field(default_factory=lambda: Recent(MODULES_RECENT_BYTES))
+    """Inline modules that were fetched of late, by their verified SHA-256."""
     by_broker: bool = False
     """Whether `images` has inline modules too, by the URL that their start message gives."""
-    recall: Recall = field(default_factory=Recall)
-    """Data sets that were fetched of late."""
+    texts: Recent[Text] = field(default_factory=lambda: Recent(TEXTS_RECENT_BYTES))
+    """Data sets that were fetched of late, by their address: what has not changed does not travel again."""
     modules: Blobs | None = None
     """Where inline modules are kept beyond that, so that their work can begin again without a network."""
     workspace: Workspace | None = None
@@ -271,13 +256,13 @@ async def _by_reference(ref: ModuleRef, supply: Supply, patience: Patience) -> F
     wanted = ref.sha256.lower()
     known = supply.recent.get(wanted) or await _kept(wanted, supply)
     if known is not None:
-        supply.recent.put(wanted, known)
+        supply.recent.put(wanted, known, len(known))
         return Fetched(content=known, digest=wanted)
     content = await _referred(ref, supply, patience)
     digest = await sha256_of(content, supply.offload)
     if digest != wanted:
         raise AttemptFailed("image", f"the module at {ref.url} has sha256 {digest}, not {ref.sha256}")
-    supply.recent.put(digest, content)
+    supply.recent.put(digest, content, len(content))
     if supply.modules is not None:
         with suppress(EnvironmentError_):  # a cache without room costs the next fetch, not this task
             await supply.modules.put(content)
@@ -368,7 +353,7 @@ async def _own_data(data: OwnData, part: Part | None, supply: Supply) -> str:
 
 
 async def _text(url: str, kind: Kind, what: str, supply: Supply, patience: Patience) -> str:
-    known = supply.recall.get(url)
+    known = supply.texts.get(url)
     response = await _get(url, kind, supply, patience, tag=known.tag if known is not None else "")
     if known is not None and response.status == _UNCHANGED:
         return known.content
@@ -380,7 +365,11 @@ async def _text(url: str, kind: Kind, what: str, supply: Supply, patience: Patie
         text = response.body.decode()
     except UnicodeDecodeError as error:
         raise AttemptFailed(kind, f"{what}: GET {url} answered no UTF-8 text: {error}") from error
-    supply.recall.put(url, response.headers.get("etag", ""), text)
+    if tag := response.headers.get("etag", ""):
+        supply.texts.put(url, Text(tag, text), len(text))
+    else:
+        # A server that gives no tag is asked for everything each time.
+        supply.texts.drop(url)
     return text
 
 

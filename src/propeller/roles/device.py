@@ -10,4 +10,4 @@ def run_device(told: Told) -> None:
     """Run one proplet until told to stop; its log goes to stderr."""
     settings = of_device(told)
     level = level_of(told.layers("proplet"), "PROPLET_LOG_LEVEL")
-    run_role("proplet", level, lambda: run_proplet(settings), small=True)
+    run_role("proplet", level, lambda: run_proplet(settings))

@@ -123,7 +123,7 @@ def _proplet(child: Child) -> int:
     logs.configure(child.section, child.level, logs.LogFile(Path(child.log)))
     with logs.role_context(child.section):
         try:
-            run(lambda: run_proplet(of_child(child)), small=True)
+            run(lambda: run_proplet(of_child(child)))
         except PropellerError as error:
             logs.logger().error("proplet cannot go on", error=error.message, code=error.reason)
             return 1

@@ -14,6 +14,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
+import uvloop
+
 from propeller import limits
 from propeller.errors import EnvironmentError_, PropellerError
 from propeller.telemetry import logs
@@ -46,30 +48,20 @@ def enough_descriptors(needed: int) -> None:
         )
 
 
-def run_role(
-    role: str, level: logs.Level, work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False
-) -> None:
+def run_role(role: str, level: logs.Level, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run `work` as the one role of this process, its log on stderr, until it ends or a signal asks."""
     enough_descriptors(limits.ROLE_DESCRIPTORS_MIN)
     logs.configure(role, level)
     with logs.role_context(role):
-        run(work, small=small)
+        run(work)
 
 
-def run(work: Callable[[], Coroutine[Any, Any, None]], *, small: bool = False) -> None:
-    """Run `work` in a loop of its own. SIGTERM and Ctrl-C cancel it and are no failure.
-
-    `small` takes the standard loop, which costs less memory and serves a proplet as well.
-    """
+def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `work` in a loop of its own. SIGTERM and Ctrl-C cancel it and are no failure."""
     # The thread that commits asks for the interpreter after every row. A busy loop lets it wait this long
     # each time, by default 5 ms, and all that wait for the commit with it.
     sys.setswitchinterval(_SWITCH_S)
-    if small:
-        asyncio.run(_until_told(work))
-        return
-    import uvloop  # noqa: PLC0415 - a small process does without it
-
-    # What was loaded stays, and little of what a service makes is a cycle; by default the collector looks for
+    # What was loaded stays, and little of what a role makes is a cycle; by default the collector looks for
     # some every 700 objects, of which a task has hundreds.
     gc.freeze()
     gc.set_threshold(*_COLLECT)

@@ -7,7 +7,7 @@ from litestar.response import Stream
 from propeller import limits
 from propeller.federation.aggregator.by_reference import Reach, Sources, fold_files
 from propeller.federation.aggregator.fold import fold
-from propeller.federation.offload import Offload
+from propeller.federation.offload import Offload, by_size
 from propeller.http.answers import AnyRequest
 from propeller.http.large import file_answer, json_answer
 from propeller.http.server import json_bytes, media_type
@@ -28,7 +28,7 @@ def routes(offload: Offload, reach: Reach, threads: int) -> list[HTTPRouteHandle
         body = await json_bytes(request, "the aggregation")
         if media_type(request) == BY_REFERENCE:
             return await _folded(body, offload, reach, threads)
-        return json_answer(await offload(fold, body))
+        return json_answer(await by_size(offload, len(body), fold, body))
 
     return [aggregate]
 

@@ -26,7 +26,7 @@ from propeller.federation.coordinator.reading import (
     read_update,
 )
 from propeller.federation.coordinator.settings import CoordinatorSettings
-from propeller.federation.offload import Offload
+from propeller.federation.offload import Offload, by_size
 from propeller.fl import update as updates
 from propeller.fl.formats import unpack
 from propeller.fl.model_ref import ModelRef
@@ -78,7 +78,7 @@ class Intake:
 
     async def take(self, raw: bytes, form: Form, sender: Sender) -> Answer:
         """The update in `raw` counts once this returns. Raises `CallerError` with the reason, `PeerError`."""
-        reading = await self._run(len(raw), read_update, raw, form, sender)
+        reading = await by_size(self._offload, len(raw), read_update, raw, form, sender)
         if reading.file is not None:
             return await self.take_file(_one(reading.file[0]), reading.file[1])
         try:
@@ -295,7 +295,7 @@ class Intake:
         updates.check_trained(draft)
         base = (await self._peers.base(spec.base)).tensors
         chosen = self._engine.experiments[spec.series].experiment.spec.strategy
-        return await self._run(draft.tensors.bytes, admit_update, draft, terms, base, chosen)
+        return await by_size(self._offload, draft.tensors.bytes, admit_update, draft, terms, base, chosen)
 
     def _terms(self, round_: Round) -> Terms:
         spec = round_.spec
@@ -334,11 +334,6 @@ class Intake:
                 code="already_submitted",
             )
         raise Conflict(f"{where} is {record.state}; it takes no more updates", code="round_closed")
-
-    async def _run(self, size: int, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        if size <= limits.HTTP_JSON_OFFLOAD_BYTES:
-            return work(*args, **kwargs)
-        return await self._offload(work, *args, **kwargs)
 
 
 def _drafted(reading: Reading) -> Draft:

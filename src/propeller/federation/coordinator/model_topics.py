@@ -11,7 +11,7 @@ from collections import OrderedDict
 from propeller import limits
 from propeller.errors import BadInput, CallerError, PeerRefused, PropellerError
 from propeller.federation.coordinator.peers import Peers
-from propeller.federation.offload import Offload
+from propeller.federation.offload import Offload, by_size
 from propeller.fl.model_ref import ModelRef, parse_model_ref
 from propeller.fl.tensors import Tensors, to_json
 from propeller.ports import Bus, Message
@@ -107,7 +107,7 @@ class ModelTopics:
         if base.large or base.tensors.elements > limits.MODEL_TOPIC_BYTES_MAX // 2:
             content = None
         else:
-            content = await self._offload(shown, base.tensors, ref.version)
+            content = await by_size(self._offload, base.tensors.bytes, shown, base.tensors, ref.version)
         small = content is not None and len(content) <= limits.MODEL_TOPIC_BYTES_MAX
         return content if content is not None and small else codec.encode(await self._manifest(ref))
 

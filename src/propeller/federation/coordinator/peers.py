@@ -20,7 +20,7 @@ from propeller.federation.coordinator.bodies import (
     used,
 )
 from propeller.federation.coordinator.pouring import Pipe, decoded, good, pour
-from propeller.federation.offload import Offload
+from propeller.federation.offload import Offload, by_size
 from propeller.fl.aggregation import state_like
 from propeller.fl.model_ref import ModelRef
 from propeller.fl.strategies.registry import strategy
@@ -193,11 +193,13 @@ class Peers:
         # One argument, however many clients: a worker process takes a bounded number of them.
         joined = b"".join(work.contents)
         lighter = replace(work, contents=())
-        body = await self._offload(aggregate_body, lighter, base.tensors, state, sizes, joined)
+        body = await by_size(
+            self._offload, len(joined), aggregate_body, lighter, base.tensors, state, sizes, joined
+        )
         answer = await self._ask("POST", f"{self._aggregator}/aggregate", body, "aggregator")
         try:
-            posted, kind, model_hash = await self._offload(
-                model_body, answer.body, base.tensors, lighter, used(work)
+            posted, kind, model_hash = await by_size(
+                self._offload, len(answer.body), model_body, answer.body, base.tensors, lighter, used(work)
             )
         except CallerError as error:
             raise PeerRefused(
@@ -221,7 +223,9 @@ class Peers:
         if not await self._continues(work):
             return EMPTY
         answer = await self._ask("GET", f"{self._version(work.base)}/state", b"", "registry")
-        state, _ = await self._offload(base_of, answer.body, f"state of {work.base.uri}")
+        state, _ = await by_size(
+            self._offload, len(answer.body), base_of, answer.body, f"state of {work.base.uri}"
+        )
         return state
 
     async def _continues(self, work: Work) -> bool:
@@ -247,15 +251,16 @@ class Peers:
             raise BadInput(
                 f"the model registry has no {ref.uri}; store that version first", code="missing_model"
             ) from error
+        head = answer.body
         if not answer.headers.get("content-type", "").startswith(SAFETENSORS):
             # A registry that knows JSON only.
-            tensors, sha256 = await self._offload(base_of, answer.body, ref.uri)
+            tensors, sha256 = await by_size(self._offload, len(head), base_of, head, ref.uri)
             return Base(tensors=tensors, sha256=sha256, file_bytes=0)
-        head, whole = answer.body, int(answer.headers.get("content-range", "").rpartition("/")[2] or 0)
+        whole = int(answer.headers.get("content-range", "").rpartition("/")[2] or 0)
         try:
             if not whole:
-                tensors, sha256 = await self._offload(base_of_file, answer.body, ref.uri)
-                return Base(tensors=tensors, sha256=sha256, file_bytes=len(answer.body))
+                tensors, sha256 = await by_size(self._offload, len(head), base_of_file, head, ref.uri)
+                return Base(tensors=tensors, sha256=sha256, file_bytes=len(head))
             needed = header_bytes(head[:8], ref.uri)
             if needed > len(head):
                 head = (await self._part(ref, needed)).body

@@ -16,7 +16,7 @@ from propeller.errors import BadInput, NotFound, Unsupported
 from propeller.federation.model_registry.content import info, measured_of, propose, render
 from propeller.federation.model_registry.files import Pieces, store_files
 from propeller.federation.model_registry.rendered import Rendered
-from propeller.federation.offload import Offload
+from propeller.federation.offload import Offload, by_size
 from propeller.fl.versions import GLOBAL_MODEL, ModelVersion, best_of, check_version
 from propeller.http.answers import AnyRequest, unchanged
 from propeller.http.document import said
@@ -71,7 +71,8 @@ def _post_model(
             head = StoreFiles(name=name, version=version, parent=parent) if kind == SAFETENSORS else None
             found, new = await store_files(Pieces(request.stream()), head, store, clock, offload)
         else:
-            proposal, content, state = await offload(propose, await json_bytes(request, "the model version"))
+            body = await json_bytes(request, "the model version")
+            proposal, content, state = await by_size(offload, len(body), propose, body)
             found, new = await store.add(proposal, content, state=state, created_at_s=clock.now().wall_s)
         stored()
         return _answer(found, new)

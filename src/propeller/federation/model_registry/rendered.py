@@ -5,11 +5,11 @@ rendered stays true and may be kept, up to a bound.
 """
 
 import asyncio
-from collections import OrderedDict
 
 from propeller import limits
+from propeller.core.recent import Recent
 from propeller.federation.model_registry.content import render
-from propeller.federation.offload import Offload
+from propeller.federation.offload import Offload, by_size
 from propeller.fl.versions import ModelVersion
 from propeller.stores.models import ModelStore
 
@@ -22,9 +22,7 @@ class Rendered:
     ) -> None:
         self._store = store
         self._offload = offload
-        self._bytes_max = bytes_max
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._bytes = 0
+        self._kept: Recent[bytes] = Recent(bytes_max)
         self._making: dict[str, asyncio.Task[bytes]] = {}
 
     async def json(self, version: ModelVersion) -> bytes:
@@ -32,7 +30,6 @@ class Rendered:
         key = version.sha256
         kept = self._kept.get(key)
         if kept is not None:
-            self._kept.move_to_end(key)
             return kept
         making = self._making.get(key)
         if making is None:
@@ -43,13 +40,6 @@ class Rendered:
 
     async def _make(self, version: ModelVersion) -> bytes:
         content = await self._store.content(version.name, version.version)
-        rendered = await self._offload(render, content)
-        self._keep(version.sha256, rendered)
+        rendered = await by_size(self._offload, len(content), render, content)
+        self._kept.put(version.sha256, rendered, len(rendered))
         return rendered
-
-    def _keep(self, key: str, rendered: bytes) -> None:
-        self._kept[key] = rendered
-        self._bytes += len(rendered)
-        while self._bytes > self._bytes_max:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= len(dropped)
