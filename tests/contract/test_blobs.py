@@ -3,6 +3,8 @@ import hashlib
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -178,3 +180,55 @@ def test_no_room_is_an_error_that_leaves_nothing(tmp_path):
         check=True,
     )
     assert done.stdout.split("\n") == ["put 507", "write 507", "left 0 1", ""]
+
+
+class Slow(ThreadPoolExecutor):
+    """A thread whose work has begun, and goes no further before `go` is set: as if the disk took its time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(1)
+        self._loop = loop
+        self.go = threading.Event()
+        self.go.set()
+        self.begun = asyncio.Event()
+
+    def submit(self, work, /, *args, **kwargs):
+        """See `ThreadPoolExecutor`."""
+
+        def slowly():
+            self._loop.call_soon_threadsafe(self.begun.set)
+            assert self.go.wait(20)
+            return work(*args, **kwargs)
+
+        return super().submit(slowly)
+
+
+@pytest.mark.parametrize("ends", ["write", "commit"])
+async def test_who_is_cancelled_leaves_no_thread_at_anothers_file(tmp_path, ends):
+    """The descriptor may be somebody else's by the time that the thread uses it; nothing is kept either."""
+    blobs = FileBlobs(tmp_path / "blobs")
+    disk = Slow(asyncio.get_running_loop())
+    asyncio.get_running_loop().set_default_executor(disk)
+
+    async def upload():
+        async with blobs.open_writer() as writer:
+            await writer.write(b"begun")
+            disk.go.clear()
+            disk.begun.clear()
+            await (writer.write(b" and gone on") if ends == "write" else writer.commit())
+
+    uploading = asyncio.create_task(upload())
+    await asyncio.sleep(0)
+    while disk.go.is_set():  # noqa: ASYNC110 - the writer begins in its own time
+        await asyncio.sleep(0)
+    await disk.begun.wait()
+    uploading.cancel()
+    await asyncio.sleep(0)
+    with (tmp_path / "another").open("wb", buffering=0) as another:
+        disk.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+        await asyncio.get_running_loop().shutdown_default_executor()
+        another.write(b"whole")
+    assert (tmp_path / "another").read_bytes() == b"whole"
+    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []

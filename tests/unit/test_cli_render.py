@@ -133,7 +133,7 @@ def test_what_fits_nowhere_is_folded():
 def test_a_list_in_a_pipe_is_whole_and_has_no_trailing_blanks(capsys):
     """A program that reads a table finds every word of a row on its line."""
     long = "the guest said " + "word " * 1000 + "and exited with status 3"
-    task = msgspec.structs.replace(PAGE.tasks[0], error=long)
+    task = msgspec.structs.replace(PAGE.tasks[0], error=long.replace("word and", "word\nand"))
     show(msgspec.structs.replace(PAGE, tasks=[task]), as_json=False)
     line = capsys.readouterr().out.splitlines()[1]
     assert line.split()[0] == LONG_ID

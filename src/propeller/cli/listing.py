@@ -18,7 +18,7 @@ _GAP = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Rows of as many cells as there are names; each cell is one line or more.
+    """Rows of as many cells as there are names; each cell is one line.
 
     Where a terminal is too narrow for all columns, the widest but the first follow each row on lines of
     their own, with their names, unless they are empty: nothing is cut, and what one may want to copy is in
@@ -62,7 +62,7 @@ class Listing:
 
 
 def _width(cell: str | Text) -> int:
-    return max(map(cell_len, str(cell).splitlines()), default=0)
+    return cell_len(str(cell))
 
 
 def _beside(widths: Sequence[int], room: int) -> list[int]:

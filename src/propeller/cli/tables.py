@@ -35,8 +35,9 @@ def rows(found: Sequence[Mapping[str, Any]]) -> Listing:
 
 
 def columns(names: Sequence[str], rows: Sequence[Sequence[str | Text]], *, title: str = "") -> Listing:
-    """A plain list."""
-    return Listing(names=names, rows=rows, title=title)
+    """A plain list; a text of several lines is one there, so that a row is a line for `grep`."""
+    flat = [[one if isinstance(one, Text) else " ".join(one.splitlines()) for one in row] for row in rows]
+    return Listing(names=names, rows=flat, title=title)
 
 
 def facts(pairs: Mapping[str, object]) -> Table:

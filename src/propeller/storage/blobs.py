@@ -239,13 +239,19 @@ class FileBlobs:
 
 
 class _FileWriter:
-    """`BlobWriter` over a temporary file."""
+    """`BlobWriter` over a temporary file.
+
+    Who is cancelled does not wait for the thread that works for it. So the file is touched under a lock and
+    only before the end: a thread that comes too late must not write to a descriptor that is somebody else's
+    by then, nor give an empty file the name of what was to be in it.
+    """
 
     def __init__(self, blobs: FileBlobs, limit_bytes: int) -> None:
         self._blobs = blobs
         self._limit_bytes = limit_bytes
         self._sha = hashlib.sha256()
         self._file: tuple[int, Path] | None = None
+        self._alone = threading.Lock()
         self._ended = False
         self.size = 0
 
@@ -258,17 +264,16 @@ class _FileWriter:
         try:
             digest = check_expected(self._sha.hexdigest(), expected)
             await asyncio.to_thread(self._keep, digest)
-        finally:
+        except BaseException:
             await self.abort()
+            raise
+        self._ended = True
         return digest
 
     async def abort(self) -> None:
-        self._ended = True
-        if self._file is not None:
-            descriptor, temporary = self._file
-            self._file = None
-            os.close(descriptor)
-            await asyncio.to_thread(temporary.unlink, missing_ok=True)
+        if not self._ended:
+            self._ended = True
+            await asyncio.shield(asyncio.to_thread(self._discard))
 
     async def __aenter__(self) -> Self:
         return self
@@ -277,15 +282,28 @@ class _FileWriter:
         await self.abort()
 
     def _append(self, chunk: bytes) -> None:
-        if self._file is None:
-            self._file = self._blobs.begin_file()
-        write_all(self._file[0], chunk)
-        self._sha.update(chunk)
-        self.size += len(chunk)
+        with self._alone:
+            if self._ended:
+                return
+            if self._file is None:
+                self._file = self._blobs.begin_file()
+            write_all(self._file[0], chunk)
+            self._sha.update(chunk)
+            self.size += len(chunk)
+
+    def _discard(self) -> None:
+        with self._alone:
+            file, self._file = self._file, None
+            if file is not None:
+                os.close(file[0])
+                file[1].unlink(missing_ok=True)
 
     def _keep(self, digest: str) -> None:
-        descriptor, temporary = self._file or self._blobs.begin_file()
-        self._file = None
+        with self._alone:
+            if self._ended:
+                return
+            descriptor, temporary = self._file or self._blobs.begin_file()
+            self._file = None
         try:
             self._blobs.keep_file(descriptor, temporary, digest)
         except BaseException:
