@@ -152,6 +152,44 @@ def test_nobody_ends_the_coordinators_round_by_asking_for_another_of_its_id():
     in_world(story)
 
 
+@pytest.mark.parametrize("version", [0, 7])
+def test_a_start_by_message_outlives_a_coordinator_that_is_away(version):
+    """Nobody repeats it: the round begins once the coordinator is back, or is refused then."""
+
+    async def story(api: Api):
+        said = []
+
+        async def hear(message: Message) -> None:
+            said.append(json.loads(message.payload))
+
+        spy = MemoryBus(api.world.broker, "spy", random=api.world._random("spy"))
+        session = BusSession(subscriptions=(f"{TOPICS.base}/fl/rounds/+/launched",))
+        listening = asyncio.create_task(spy.run(session, hear))
+        await with_data(api)
+        api.world.crash("coordinator", down_s=20.0)
+        start = {
+            "round_id": "r-1",
+            "model_uri": f"fl/models/global_model_v{version}",
+            "task_wasm_image": TRAINER_IMAGE,
+            "participants": ROUND["participants"],
+            "timeout_s": 30,
+        }
+        api.world.broker.publish("operator", Message("fl/rounds/start", json.dumps(start).encode()))
+        await asyncio.sleep(10)
+        assert said == []
+        await asyncio.sleep(20)
+        if version:
+            assert [(one["round_id"], "global_model_v7" in one["refused"]) for one in said] == [("r-1", True)]
+            assert (await api.ask("GET", "/tasks"))[1]["total"] == 0
+        else:
+            await closed(api, "r-1")
+            assert said[0]["tasks"] == len(ROUND["participants"])
+            assert (await api.completed("r-1"))["model_version"] == 1
+        listening.cancel()
+
+    in_world(story)
+
+
 def test_a_flood_of_round_messages_is_bounded():
     """Each may wait for the coordinator; beyond the bound they are dropped, and the manager serves on."""
 

@@ -6,6 +6,7 @@ It must not know what an update or a model is.
 """
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import Random
@@ -111,7 +112,7 @@ class Rounds:
         """`rounds/start` arrived: our own echo, the coordinator's next round, or an external trigger's.
 
         Raises `BadInput` for what is no round id. A failure of ours or of the coordinator's is no refusal:
-        the message will be repeated.
+        the coordinator repeats its message, and what another one asked for stays until `resume` succeeds.
         """
         check_id(start.round_id, "round_id")
         with about(round_id=start.round_id):
@@ -119,7 +120,7 @@ class Rounds:
                 await self._launch(asked_by(start), announced=True)
             except _FINAL as error:
                 logger().warning("round refused", error=error.message, code=error.reason)
-                await self._refuse(start, error)
+                await self._refuse(start.round_id, start.participants, error)
             except PropellerError as error:
                 logger().warning("round not launched yet", error=error.message)
 
@@ -205,8 +206,8 @@ class Rounds:
     async def _carry_out(self, launch: Launch, *, fresh: bool) -> None:
         """From a stored intent to started tasks.
 
-        On refusal or silence of the coordinator a fresh intent is withdrawn. Any other one may have begun,
-        and is left to `resume`.
+        On refusal or silence of the coordinator a fresh intent is withdrawn, but not for silence if a message
+        asked for it: its sender does not hear of that. Others may have begun, and are left to `resume`.
         """
         try:
             await self._register_or_withdraw(launch, fresh=fresh)
@@ -219,8 +220,8 @@ class Rounds:
     async def _register_or_withdraw(self, launch: Launch, *, fresh: bool) -> None:
         try:
             await self._registered(launch, self._its_coordinator())
-        except PropellerError:
-            if fresh:
+        except PropellerError as error:
+            if fresh and (isinstance(error, _FINAL) or not launch.announced):
                 await self._withdraw(launch)
             raise
 
@@ -282,8 +283,11 @@ class Rounds:
                 except _FINAL as error:
                     logger().warning("launch withdrawn", error=error.message, code=error.reason)
                     await self._withdraw(launch)
+                    if launch.announced:
+                        await self._refuse(round_id, launch.tasks, error)
                 else:
                     await self._start_all(launch)
+                    await self._say_launched(RoundLaunched(round_id=round_id, tasks=len(launch.tasks)))
         return True
 
     async def _close(self, launch: Launch, end: RoundComplete) -> None:
@@ -325,17 +329,17 @@ class Rounds:
         whole = {**update, **{name: msgspec.Raw(codec.encode(value)) for name, value in own.items()}}
         await self._bus.publish(Message(self._config.topics.forwarded_updates(), codec.encode(whole)))
 
-    async def _refuse(self, start: RoundStart, error: PropellerError) -> None:
+    async def _refuse(self, round_id: str, participants: Iterable[str], error: PropellerError) -> None:
         """Say why the round can never be launched, unless the coordinator has another round of that id.
 
         Anybody who may ask for rounds could otherwise end the next round of an experiment by asking for it
         with other participants.
         """
         if self._coordinator is not None:
-            known = await self._coordinator.round(start.round_id)
-            if known is not None and sorted(known.participants) not in ([], sorted(start.participants)):
+            known = await self._coordinator.round(round_id)
+            if known is not None and sorted(known.participants) not in ([], sorted(participants)):
                 return
-        await self._say_launched(RoundLaunched(round_id=start.round_id, refused=error.message))
+        await self._say_launched(RoundLaunched(round_id=round_id, refused=error.message))
 
     async def _say_launched(self, said: RoundLaunched) -> None:
         await self._bus.publish(
