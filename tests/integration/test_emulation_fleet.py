@@ -90,7 +90,7 @@ def test_boards_with_a_share_of_a_core_use_no_more(builds, undisturbed, tmp_path
 
 def test_boards_that_die_in_a_round_are_back_for_the_next(builds, tmp_path):
     """Who loses its power is counted, boots again with what it is told again, and takes part again."""
-    told = ("--firmware", str(builds), "--devices", "2", "--churn", "50%", "--timeout", "10s")
+    told = ("--firmware", str(builds), "--devices", "2", "--churn", "50%", "--timeout", "30s")
     seen = fleet(tmp_path, *told, "--rounds", "4", "--epochs", "1", "--seed", "3")
     assert seen["died"] == seen["returned"] > 0
     assert [one["participants"] for one in seen["history"]] == [2, 2, 2, 2]
