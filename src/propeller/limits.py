@@ -240,7 +240,7 @@ TENSOR_DIMS_MAX = 8
 TENSOR_HEADER_BYTES_MAX = 8 * 1024 * 1024
 """Header of a safetensors file: ten thousand tensors of long names take 3 MiB."""
 MODEL_FILE_BYTES_MAX = 4 * 1024 * 1024 * 1024
-"""Models over this are aggregated from files; below it, JSON in one request is faster and easier to see."""
+"""The safetensors file of a model, of a strategy's state or of an update."""
 MODEL_LINE_BYTES_MAX = 2 * 1024 * 1024
 """What is said of a model that comes as files: ten thousand participants' ids, and the strategy's JSON."""
 MODEL_BY_REFERENCE_BYTES = 1024 * 1024
@@ -270,6 +270,10 @@ ROUND_NOTICE_S = 86_400.0
 """An end that no manager acknowledged is no longer published after a day; it can still be asked for."""
 UPDATE_INBOX_MAX = 256
 """Updates that came by MQTT and wait for their verdict; more are dropped, and their senders try again."""
+UPDATE_AGAIN_S = 1.0
+UPDATE_AGAIN_TRIES_MAX = 8
+"""An update of a device that cannot be told to send again is tried so often, after pauses that double: for
+four minutes, in which a registry or a disk comes back."""
 COORDINATOR_BATCH_MAX = 256
 """Events that share one transaction."""
 COORDINATOR_INBOX_MAX = 4096

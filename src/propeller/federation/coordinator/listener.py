@@ -1,11 +1,13 @@
 """What the coordinator hears over MQTT: acknowledgements, and updates of devices that have no HTTP.
 
 Hearing never waits for anything slow: acknowledgements and updates go to bounded queues, and each update is
-answered with a verdict. A full queue drops a message; its sender tries again.
+answered with a verdict. A full queue drops a message; its sender tries again. Who sent by the older topics
+hears no verdict, so what could not be taken for a passing reason is tried again here.
 """
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 from propeller import limits
 from propeller.errors import CallerError, PropellerError
@@ -22,6 +24,20 @@ from propeller.wire.topics import RoundTopic
 
 WORKERS = 4
 """Updates in progress at once: each waits for the disk, so several share one fsync."""
+_PASSING = frozenset({429, 503, 507})
+"""Answers of HTTP that may be others later."""
+
+
+class _Heard(NamedTuple):
+    """A message that waits to be taken."""
+
+    topic: RoundTopic
+    payload: bytes
+    tries: int = 0
+    """How often it could not be taken."""
+
+
+_Inbox = asyncio.Queue[_Heard]
 
 
 class Listener:
@@ -45,9 +61,11 @@ class Listener:
         self._uploads = uploads
         self._decide = decide
         self._wish = wish
-        self._updates: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.UPDATE_INBOX_MAX)
-        self._pieces: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.UPDATE_PIECES_INBOX_MAX)
-        self._notes: asyncio.Queue[tuple[RoundTopic, bytes]] = asyncio.Queue(limits.MQTT_INBOX_MESSAGES_MAX)
+        self._updates: _Inbox = asyncio.Queue(limits.UPDATE_INBOX_MAX)
+        self._pieces: _Inbox = asyncio.Queue(limits.UPDATE_PIECES_INBOX_MAX)
+        self._notes: _Inbox = asyncio.Queue(limits.MQTT_INBOX_MESSAGES_MAX)
+        self._again = 0
+        """Updates that will be tried again."""
         self._queues = {
             "updates": self._updates,
             "manifests": self._pieces,
@@ -79,19 +97,23 @@ class Listener:
         queue = self._queues.get(topic.kind)
         if queue is None or (topic.root and topic.kind != "updates"):
             return
+        self._put(queue, _Heard(topic, message.payload))
+
+    def _put(self, queue: "_Inbox", heard: "_Heard") -> None:
         try:
-            queue.put_nowait((topic, message.payload))
+            queue.put_nowait(heard)
         except asyncio.QueueFull:
+            topic = heard.topic
             logger().warning("message dropped: too many wait", round_id=topic.round_id, kind=topic.kind)
 
     async def _take_notes(self) -> None:
         while True:
-            topic, payload = await self._notes.get()
-            with about(round_id=topic.round_id):
+            heard = await self._notes.get()
+            with about(round_id=heard.topic.round_id):
                 try:
-                    await self._note(topic, payload)
+                    await self._note(heard.topic, heard.payload)
                 except PropellerError as error:
-                    logger().warning("message not taken", kind=topic.kind, error=error.message)
+                    logger().warning("message not taken", kind=heard.topic.kind, error=error.message)
 
     async def _note(self, topic: RoundTopic, payload: bytes) -> None:
         if topic.kind == "closed":
@@ -104,14 +126,30 @@ class Listener:
             lambda batch, now: self._engine.launched(topic.round_id, refused, batch=batch, now=now)
         )
 
-    async def _take_updates(self, queue: "asyncio.Queue[tuple[RoundTopic, bytes]]") -> None:
+    async def _take_updates(self, queue: "_Inbox") -> None:
         while True:
-            topic, payload = await queue.get()
+            heard = await queue.get()
+            topic = heard.topic
             with about(round_id=topic.round_id):
-                verdict = await self._verdict(topic, payload)
+                verdict = await self._verdict(topic, heard.payload)
                 if verdict is not None and not topic.root:
                     answer = self._settings.topics.round_verdict(topic.round_id, topic.participant)
                     await self._bus.publish(Message(answer, codec.encode(verdict)))
+                elif verdict is not None and verdict.status in _PASSING:
+                    self._try_again(queue, heard)
+
+    def _try_again(self, queue: "_Inbox", heard: "_Heard") -> None:
+        """Take it once more after a while: its sender believes that it has been delivered."""
+        if heard.tries == limits.UPDATE_AGAIN_TRIES_MAX or self._again == limits.UPDATE_INBOX_MAX:
+            logger().warning("update given up", topic=heard.topic.kind, tries=heard.tries)
+            return
+        self._again += 1
+
+        def put() -> None:
+            self._again -= 1
+            self._put(queue, _Heard(heard.topic, heard.payload, heard.tries + 1))
+
+        asyncio.get_running_loop().call_later(limits.UPDATE_AGAIN_S * 2**heard.tries, put)
 
     async def _verdict(self, topic: RoundTopic, payload: bytes) -> Verdict | None:
         """What the sender is told; None if it hears later."""

@@ -41,7 +41,8 @@ class ModelTopics:
     def show(self, ref: ModelRef, *, new: bool = False) -> None:
         """Have a version retained soon; a `new` one is also announced as the older application does."""
         if ref not in self._shown:
-            self._wanted[ref] = new
+            # A version that is still to be announced stays so when the next round begins with it.
+            self._wanted[ref] = new or self._wanted.get(ref, False)
             self._wake.set()
 
     def hear(self, payload: bytes) -> None:

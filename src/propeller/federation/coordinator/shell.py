@@ -137,6 +137,10 @@ class Coordinator:
         self.outbox.replace(live.notices)
         for one in self.engine.rounds.values():
             self._models.show(one.round.spec.base)
+        last = await self.store.last_completed()
+        if last is not None and last.version is not None:
+            # Its round may have been told of as over, and the model not been shown before the end came.
+            self._models.show(ModelRef(name=last.spec.base.name, version=last.version))
         self._woken.set()
 
     async def run(self) -> None:
