@@ -40,6 +40,7 @@ def test_content_tells_tensors_and_samples_apart_and_nothing_else():
     [
         ({"participant": "p2"}, Denied, "not_a_participant"),
         ({"base_uri": "fl/models/global_model_v2"}, BadInput, "wrong_base"),
+        ({"base_uri": "fl/models/other_v3"}, BadInput, "wrong_base"),
         ({"base_uri": "rubbish"}, BadInput, "wrong_base"),
         ({"base_hash": "b" * 64}, BadInput, "wrong_base"),
         ({"update": {"w": [1, 2]}}, BadInput, "wrong_shape"),

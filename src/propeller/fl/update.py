@@ -290,7 +290,7 @@ def check_base(draft: Draft, terms: Terms) -> None:
     found = ""
     if draft.base_hash and terms.base_hash and draft.base_hash != terms.base_hash:
         found = f"the model with hash {draft.base_hash[:16]!r}"
-    elif draft.base_uri and _version(draft.base_uri) != terms.base.version:
+    elif draft.base_uri and not _means(draft.base_uri, terms.base):
         found = repr(draft.base_uri[:100])
     if found:
         raise BadInput(
@@ -300,11 +300,16 @@ def check_base(draft: Draft, terms: Terms) -> None:
         )
 
 
-def _version(uri: str) -> int | None:
+def _means(uri: str, base: ModelRef) -> bool:
+    """Whether a trainer may call the base so: by its version, and by its name where it spells both as we do.
+
+    The original's trainers say what they like before the version: a host, a topic.
+    """
     try:
-        return parse_model_ref(uri, "base_model_uri").version
+        said = parse_model_ref(uri, "base_model_uri")
     except BadInput:
-        return None
+        return False
+    return said.version == base.version and (said.name == base.name or said.uri != uri)
 
 
 def mean_metrics(updates: Iterable[tuple[int, Metrics]]) -> dict[str, float]:
