@@ -101,6 +101,19 @@ def test_firmware_says_which_trees_it_misses(tmp_path):
         firmware.build(boards.ZEPHYR_X86, tmp_path, {})
 
 
+def test_a_build_that_failed_to_begin_binds_no_later_one(tmp_path, monkeypatch):
+    """What cmake found on the way is forgotten, so that it looks again once what was missing is there."""
+    programs, made = tmp_path / "bin", tmp_path / "made"
+    programs.mkdir()
+    for name in ("cmake", "ninja", "dtc", "x86_64-linux-gnu-gcc"):
+        (programs / name).write_text(f'#!/bin/sh\necho no kwalify\n: > "{made}/CMakeCache.txt"\nexit 1\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/bin")
+    with pytest.raises(EnvironmentError_, match="no kwalify"):
+        firmware.build(boards.ZEPHYR_X86, made, {"ZEPHYR_BASE": "/zephyr", "WAMR_ROOT": "/wamr"})
+    assert list(made.iterdir()) == []
+
+
 def test_commands_name_the_console_the_card_and_the_network():
     """A card that is plugged in and one that is soldered on are told apart, with taps and without."""
     image = boards.Image(kernel=Path("zephyr.strip"))

@@ -78,8 +78,13 @@ def build(board: Board, directory: Path, env: Mapping[str, str]) -> Image:
     ]
     told = {**env, "ZEPHYR_TOOLCHAIN_VARIANT": "cross-compile", "CROSS_COMPILE": f"/usr/bin/{prefix}"}
     directory.mkdir(parents=True, exist_ok=True)
-    for command in (configure, ["ninja", "-C", str(directory)]):
-        _run(command, {**os.environ, **told})
+    try:
+        _run(configure, {**os.environ, **told})
+    except EnvironmentError_:
+        # It remembers what it found, and would not look again once what was missing is there.
+        (directory / "CMakeCache.txt").unlink(missing_ok=True)
+        raise
+    _run(["ninja", "-C", str(directory)], {**os.environ, **told})
     return built(board, directory)
 
 
