@@ -158,7 +158,7 @@ def _readings(store: ModelStore, rendered: Rendered, offload: Offload) -> list[H
             ArtifactView(kind=one.kind, reference=one.reference, digest=one.digest) for one in artifacts
         ]
         more = {"artifacts": places} if places else {}
-        return Response({**info(found), **more}, headers=_headers(found))
+        return Response({**info(found), **more})
 
     @get("/models/{name:str}/versions/{version:str}/state", summary="What its strategy keeps")
     async def show_state(
