@@ -18,7 +18,7 @@ LINUX_ARGUMENTS: Final = (
 
 What a kernel tests and protects at its start costs an emulated processor a second.
 """
-TB_CACHE_MB: Final = 3
+TB_CACHE_MB: Final = 6
 """Of translated code, a device; QEMU would take a gigabyte of address space and use it. Less is slower."""
 GATEWAY_TB_CACHE_MB: Final = 64
 """A Linux with Python runs so much code that with less the emulator translates it again and again."""
