@@ -318,6 +318,8 @@ DATASET_TEST_SHARE = 0.2
 """Part of a data set's rows that `?part=test` answers."""
 DATASET_SEED_ROWS = 64
 """Rows of a synthetic data set, as in the original's demo."""
+MODULES_RECENT_BYTES = 4 * 1024 * 1024
+"""Modules that a cache keeps in memory, so that what runs again asks neither network nor disk for them."""
 OFFLOAD_INLINE_BYTES = 256 * 1024
 """Reading or printing less than this as JSON takes some two milliseconds, and stays on the loop."""
 OFFLOAD_PROCESS_BYTES = 1024 * 1024

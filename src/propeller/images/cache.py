@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+from propeller import limits
 from propeller.core.recent import Recent
 from propeller.errors import NotFound, StorageBroken
 from propeller.images.client import OciImages
@@ -20,8 +21,6 @@ from propeller.images.source import Offload, StoredManifest, take_module
 from propeller.ports import Blobs, ImageModule
 
 T = TypeVar("T")
-MODULES_RECENT_BYTES = 4 * 1024 * 1024
-"""Modules kept in memory, by the digest of what names them: what runs again is read and checked no more."""
 
 
 class SingleFlight(Generic[T]):
@@ -60,7 +59,8 @@ class CachedImages:
         self._blobs = blobs
         self._offload = offload
         self._flights: SingleFlight[ImageModule] = SingleFlight()
-        self._recent: Recent[ImageModule] = Recent(MODULES_RECENT_BYTES)
+        # By the digest of what names them: what runs again is read and checked no more.
+        self._recent: Recent[ImageModule] = Recent(limits.MODULES_RECENT_BYTES)
 
     async def fetch(self, reference: str) -> ImageModule:
         """Resolve and fetch; concurrent fetches of one reference are one. Plain URLs are not kept."""

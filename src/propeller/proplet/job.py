@@ -42,10 +42,8 @@ from propeller.wire.messages import ModuleRef, Start, TaskLimits
 T = TypeVar("T")
 U = TypeVar("U")
 
-MODULES_RECENT_BYTES = 4 * 1024 * 1024
-"""Inline modules kept in the agent's memory, so that a task that runs again asks the manager for nothing."""
 TEXTS_RECENT_BYTES = 4 * 1024 * 1024
-"""Data sets kept there; one that is larger is fetched anew each time."""
+"""Data sets kept in the agent's memory; one that is larger is fetched anew each time."""
 ABI = "FL_ABI"
 FILES = "files"
 """A task that says so is given `/fl`, whatever the size of its model."""
@@ -76,7 +74,7 @@ class Supply:
     offload: Offload
     folders: tuple[Folder, ...] = ()
     """The device's directories that every guest may see."""
-    recent: Recent[bytes] = field(default_factory=lambda: Recent(MODULES_RECENT_BYTES))
+    recent: Recent[bytes] = field(default_factory=lambda: Recent(limits.MODULES_RECENT_BYTES))
     """Inline modules that were fetched of late, by their verified SHA-256."""
     by_broker: bool = False
     """Whether `images` has inline modules too, by the URL that their start message gives."""

@@ -28,8 +28,11 @@ async def at_once(call: Callable[[], T], /) -> T:
     return call()
 
 
+def for_size(size_bytes: int, offload: Offload) -> Offload:
+    """What runs work on so many bytes: here, if that takes no longer than a thread takes to be told of it."""
+    return at_once if size_bytes <= limits.HTTP_JSON_OFFLOAD_BYTES else offload
+
+
 async def sha256_of(content: bytes, offload: Offload) -> str:
     """The SHA-256 in hex, of what is large by `offload`."""
-    if len(content) <= limits.HTTP_JSON_OFFLOAD_BYTES:
-        return hashlib.sha256(content).hexdigest()
-    return await offload(lambda: hashlib.sha256(content).hexdigest())
+    return await for_size(len(content), offload)(lambda: hashlib.sha256(content).hexdigest())

@@ -20,7 +20,7 @@ from propeller.proplet.failure import AttemptFailed, of_failure, of_guest, usage
 from propeller.proplet.functions import Functions
 from propeller.proplet.job import FORMAT, Fetched, Supply, env_of, is_federated, limits_of, prepare
 from propeller.proplet.model import MODEL, keep_state, plain
-from propeller.proplet.offload import Offload, at_once
+from propeller.proplet.offload import Offload, for_size
 from propeller.proplet.packing import PackOrder
 from propeller.proplet.records import Held, show
 from propeller.proplet.services import Patience
@@ -101,7 +101,8 @@ async def _ended(
     try:
         if isinstance(ended, GuestFailed) or not is_federated(start):
             return GuestEnded(held.key, of_guest(ended))
-        offload = at_once if _is_small(ended, job) else bench.offload
+        told_bytes = len(ended.result or ended.stdout)
+        offload = bench.offload if job.files is not None else for_size(told_bytes, bench.offload)
         update = await offload(
             lambda: make_update(ended, start, bench.supply.proplet_id, job.digest, job.files)
         )
@@ -117,11 +118,6 @@ async def _ended(
         return UpdateMade(held.key, said, usage_of(ended), name)
     except AttemptFailed as error:
         return GuestEnded(held.key, of_failure(error, stderr=ended.stderr, usage=usage_of(ended)))
-
-
-def _is_small(ended: GuestDone, job: GuestJob) -> bool:
-    """Whether its update is read in less time than a thread takes to be told of it."""
-    return job.files is None and len(ended.result or ended.stdout) <= limits.HTTP_JSON_OFFLOAD_BYTES
 
 
 async def _packed(held: Held, update: bytes, form: str, job: GuestJob, bench: Bench) -> bytes:
